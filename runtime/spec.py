@@ -1,0 +1,170 @@
+"""ModelSpec: all that must be known of a model to feed it and to read its output.
+
+It travels as JSON: beside an ONNX file, inside it (``metadata_props["posedge.spec"]``) and in a bundle.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import GraphError
+
+METADATA_KEY = "posedge.spec"
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+# left and right joints of COCO's 17: eyes, ears, shoulders, elbows, wrists, hips, knees, ankles
+COCO_FLIP_PAIRS = ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16))
+
+TASKS = ("pose",)
+CODECS = ("msra", "unbiased", "megvii")
+COLOUR_ORDERS = ("rgb", "bgr")
+NMS_MODES = ("oks", "soft", "none")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How a model is fed and read.
+
+    name: what reports call it.
+    task: "pose" (top-down heatmaps).
+    input_wh, heatmap_wh: width and height in pixels of the input and of an output map.
+    colour_order: channel order of the input tensor; images are BGR until they are packed.
+    mean, std: per channel in ``colour_order``, on the 0 to 255 scale; input = (pixel - mean) / std.
+    codec: decoder of the heatmaps, "msra", "unbiased" (DARK) or "megvii".
+    blur_kernel: side of the decoder's blur in heatmap pixels ("unbiased" 11 at 64x48, 17 at 96x72;
+        "megvii" 5; "msra" does not blur and ignores it).
+    num_joints: number of output maps.
+    flip_pairs: joint indices that change places in a mirrored image.
+    flip_shift: move the mirrored maps one pixel right before averaging (mmpose's ``shift_heatmap``).
+    box_padding: factor by which a box grows before it is cropped.
+    keypoint_threshold, nms, nms_threshold: how COCO's evaluation scores and thins instances: the instance
+        score is the box score times the mean of the joint scores above ``keypoint_threshold``; "oks" or
+        "soft" NMS drops near duplicates, which only detection boxes have.
+    input_name, output_name: tensors of the graph.
+    """
+
+    name: str
+    task: str = "pose"
+    input_wh: tuple[int, int] = (192, 256)
+    heatmap_wh: tuple[int, int] = (48, 64)
+    colour_order: str = "rgb"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    codec: str = "msra"
+    blur_kernel: int = 11
+    num_joints: int = 17
+    flip_pairs: tuple[tuple[int, int], ...] = COCO_FLIP_PAIRS
+    flip_shift: bool = True
+    box_padding: float = 1.25
+    keypoint_threshold: float = 0.2
+    nms: str = "none"
+    nms_threshold: float = 0.9
+    input_name: str = "input"
+    output_name: str = "heatmaps"
+
+    def __post_init__(self) -> None:
+        _require_choice("task", self.task, TASKS)
+        _require_choice("codec", self.codec, CODECS)
+        _require_choice("colour_order", self.colour_order, COLOUR_ORDERS)
+        _require_choice("nms", self.nms, NMS_MODES)
+        for field in ("input_wh", "heatmap_wh"):
+            width, height = getattr(self, field)
+            if width < 1 or height < 1:
+                raise GraphError(f"spec: {field} is {width}x{height}; both sides must be positive")
+        if not all(math.isfinite(m) for m in self.mean) or not all(0 < s < math.inf for s in self.std):
+            raise GraphError("spec: mean must be finite and std positive, three numbers each on the 0 to 255 scale")
+        if self.num_joints < 1:
+            raise GraphError(f"spec: num_joints is {self.num_joints}; a pose model has at least one")
+        if self.blur_kernel < 1 or self.blur_kernel % 2 == 0:
+            raise GraphError(f"spec: blur_kernel is {self.blur_kernel}; it must be odd and positive")
+        if not 0 < self.box_padding < math.inf:
+            raise GraphError(f"spec: box_padding is {self.box_padding}; it must be positive (1.25 is usual)")
+        joints = [joint for pair in self.flip_pairs for joint in pair]
+        if len(set(joints)) != len(joints) or not all(0 <= joint < self.num_joints for joint in joints):
+            raise GraphError(
+                f"spec: flip_pairs must name each joint at most once, in 0 to {self.num_joints - 1}; "
+                f"got {list(self.flip_pairs)}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as JSON types."""
+        document: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return document
+
+    def to_json(self) -> str:
+        """The spec as one line of JSON with sorted keys, the same text for the same spec."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+
+def spec_from_dict(document: object, where: str) -> ModelSpec:
+    """Read a spec from JSON types; ``where`` names the source in messages.
+
+    Raises GraphError for an unknown key (with the nearest known one), a missing name or a value of the
+    wrong type.
+    """
+    if not isinstance(document, dict):
+        raise GraphError(f"{where}: a spec is a JSON object, this is {type(document).__name__}")
+    fields = {field.name: field for field in dataclasses.fields(ModelSpec)}
+    for key in document:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(fields)}"
+            raise GraphError(f"{where}: unknown key {key!r}{hint}")
+    if "name" not in document:
+        raise GraphError(f"{where}: the key 'name' is missing")
+    values = {key: _convert(key, str(fields[key].type), value, where) for key, value in document.items()}
+    try:
+        return ModelSpec(**values)
+    except GraphError as error:
+        raise GraphError(f"{where}: {error}") from error
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """Read a spec file. Raises GraphError when it is missing, not JSON, or not a spec."""
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise GraphError(f"{path}: the spec cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise GraphError(f"{path}: the spec is not JSON ({error})") from error
+    return spec_from_dict(document, str(path))
+
+
+def _require_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise GraphError(f"spec: {field} is {value!r}; it must be one of {', '.join(choices)}")
+
+
+def _convert(key: str, kind: str, value: Any, where: str) -> Any:
+    """JSON has neither tuples nor a difference between 1 and 1.0; bring ``value`` to the field's type."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind in ("<class 'str'>", "str") and isinstance(value, str):
+        return value
+    if kind in ("<class 'bool'>", "bool") and isinstance(value, bool):
+        return value
+    if kind in ("<class 'int'>", "int") and number and value == int(value):
+        return int(value)
+    if kind in ("<class 'float'>", "float") and number:
+        return float(value)
+    if kind.startswith("tuple[") and isinstance(value, list):
+        try:
+            return _convert_tuple(kind, value)
+        except (TypeError, ValueError) as error:
+            raise GraphError(f"{where}: {key} should be {kind}, not {value!r}") from error
+    raise GraphError(f"{where}: {key} should be {kind}, not {value!r}")
+
+
+def _convert_tuple(kind: str, value: list[Any]) -> tuple[Any, ...]:
+    if kind.startswith("tuple[tuple"):
+        pairs = tuple((int(left), int(right)) for left, right in value)
+        return pairs
+    length = kind.count(",") + 1
+    if len(value) != length or any(isinstance(item, str | bool) for item in value):
+        raise ValueError(kind)
+    return tuple(int(item) for item in value) if "int" in kind else tuple(float(item) for item in value)

@@ -1,0 +1,87 @@
+"""The layout: the package list is complete, floors hold, the public face is light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import posedge
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader in its library")
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOORS = (
+    ("__init__", "errors", "files", "progress", "stages"),
+    ("runtime",),
+    ("export",),
+    ("calibration",),
+    ("engines",),
+    ("benchmarks",),
+    ("deploy",),
+    ("demo",),
+    ("cli", "__main__"),
+)
+LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
+NOT_THE_PACKAGE = ("tests", "tools", "build", "docs")
+
+
+def package_files() -> list[Path]:
+    files = (path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+    return [path for path in files if not path.parts[0].startswith(".") and path.parts[0] not in NOT_THE_PACKAGE]
+
+
+def test_packages_in_pyproject_are_the_folders() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    folders = {path.parent for path in package_files() if path.name == "__init__.py"}
+    named = {".".join(("posedge", *folder.parts)) for folder in folders}
+    assert set(project["tool"]["setuptools"]["packages"]) == named
+
+
+def relative_imports(path: Path) -> list[str]:
+    """First component below posedge of every relative import of a file, wherever in the file it stands."""
+    found = []
+    package = path.parent.parts
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if not isinstance(node, ast.ImportFrom) or node.level == 0:
+            continue
+        base = package[: len(package) - (node.level - 1)]
+        parts = [*base, *(node.module or "").split(".")]
+        parts = [part for part in parts if part]
+        found += [parts[0]] if parts else [alias.name for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", package_files(), ids=str)
+def test_a_folder_imports_only_from_floors_below_it(path: Path) -> None:
+    own = path.parts[0].removesuffix(".py")
+    for target in relative_imports(path):
+        # names of the package itself (__version__, public names) are on the ground floor
+        level = LEVEL.get(target, 0)
+        assert level < LEVEL[own] or target == own or level == LEVEL[own] == 0, f"{path} imports {target}"
+
+
+@pytest.mark.parametrize("path", package_files(), ids=str)
+def test_nothing_in_the_package_imports_it_by_its_own_name(path: Path) -> None:
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+        if path.parts[0] == "benchmarks" and (ROOT / path).read_text().startswith("#!"):
+            continue  # programs, run by their path
+        assert not [name for name in names if name.split(".")[0] == "posedge"], path
+
+
+def test_public_names() -> None:
+    assert sorted(posedge.__all__) == sorted(["PoseEstimator", "ModelSpec", "PosedgeError", "__version__"])
+    for name in posedge.__all__:
+        assert getattr(posedge, name) is not None
+
+
+def test_import_posedge_is_light() -> None:
+    heavy = "torch onnx onnxruntime cv2 matplotlib rich tensorrt tensorrt_rtx PIL"
+    program = f"import sys, posedge, posedge.cli; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
