@@ -1,0 +1,1 @@
+"""A checkpoint becomes an ONNX graph that is proven equal to it."""

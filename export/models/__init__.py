@@ -1,0 +1,1 @@
+"""Networks of the zoo, one file per family."""

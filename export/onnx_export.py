@@ -1,0 +1,142 @@
+"""A torch model, or somebody's ONNX file, becomes the ONNX graph that every later stage starts from."""
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from onnx import ModelProto, TensorProto
+from torch import nn
+
+from ..errors import GraphError
+from ..progress import SILENT, Progress
+from ..runtime.spec import ModelSpec
+from .graphs import (
+    BATCH_AXIS,
+    check_graph,
+    check_spec,
+    first_line,
+    graph_input,
+    load_graph,
+    opset_of,
+    random_batch,
+    save_graph,
+)
+from .passes.base import GraphPass, apply_passes
+from .passes.declare_shapes import DeclareShapes
+from .passes.embed_spec import EmbedSpec
+from .passes.fix_resize_scales import FixResizeScales
+from .passes.lower_opset import OPSET, LowerOpset
+from .passes.name_nodes import NameNodes
+from .passes.raise_opset import RaiseOpset, check_opset
+from .passes.simplify import Simplify
+from .passes.strip_metadata import StripMetadata
+
+_EXPORTER_OPSET = 18  # the oldest that torch's exporter writes; LowerOpset goes on from there
+_BATCH = 2  # torch.export would take a batch of 0 or 1 for a constant
+
+
+def export_onnx(model: nn.Module, spec: ModelSpec, path: Path, progress: Progress = SILENT) -> None:
+    """Write ``model`` in eval mode as ONNX to ``path``.
+
+    The graph takes float32 (n, 3, H, W) by ``spec.input_name`` and gives (n, K, h, w) by
+    ``spec.output_name``, in opset 17, simplified, batch norms folded, nodes named after their modules,
+    without traces of the machine, the spec inside. The same weights give the same bytes.
+
+    Raises GraphError when torch cannot export the model, when it does not fit the spec, or when a pass
+    would change its outputs; OutputError when ``path`` cannot be written.
+    """
+    with progress.task(f"export {spec.name}", 1.0) as task:
+        graph = _from_torch(model, spec)
+        task.update(0.5, 1.0)
+        check_graph(graph, spec.name)
+        check_spec(graph, spec, spec.name)
+        passes = [NameNodes(), FixResizeScales(), Simplify(), LowerOpset(), *_finishing(spec)]
+        graph = apply_passes(graph, passes, random_batch(spec, _BATCH))
+        if opset_of(graph) != OPSET:
+            raise GraphError(f"{spec.name}: the graph came out in opset {opset_of(graph)}, not {OPSET}")
+        save_graph(graph, path)
+
+
+def prepare_onnx(source: Path, spec: ModelSpec, path: Path, progress: Progress = SILENT) -> None:
+    """Write somebody's ONNX file to ``path`` as ``export_onnx`` would have written it.
+
+    Opsets 13 to 21 are kept, older ones brought to 13. Outputs other than ``spec.output_name`` are removed,
+    a fixed batch axis is freed where the graph allows it. The result is proven to compute what ``source``
+    computes, on random input.
+
+    Raises GraphError when ``source`` cannot be used, contradicts ``spec``, or a pass would change its
+    outputs; OutputError when ``path`` cannot be written.
+    """
+    with progress.task(f"prepare {spec.name}", 1.0) as task:
+        graph = load_graph(source)
+        check_opset(graph, str(source))
+        check_spec(graph, spec, str(source))
+        if graph_input(graph, str(source)).type.tensor_type.elem_type != TensorProto.FLOAT:
+            raise GraphError(
+                f"{source}: the input is float16; give the float32 model, from which variants are made"
+            )
+        passes = [
+            NameNodes(),
+            RaiseOpset(),
+            DeclareShapes(spec),
+            FixResizeScales(),
+            Simplify(),
+            *_finishing(spec),
+        ]
+        graph = apply_passes(graph, passes, random_batch(spec, _BATCH), task)
+        save_graph(graph, path)
+
+
+def _finishing(spec: ModelSpec) -> Sequence[GraphPass]:
+    return [DeclareShapes(spec), StripMetadata(spec.name), EmbedSpec(spec)]
+
+
+def _from_torch(model: nn.Module, spec: ModelSpec) -> ModelProto:
+    """The graph as torch's exporter gives it.
+
+    The exporter that is built on torch.export (dynamo=True) is used. For RSN-18 it takes 12 s where the
+    TorchScript one takes 3 s. But it keeps the names of the state dict and says which module each node came
+    from, where the other renames folded weights to counters and loses the modules that are not called by
+    their parents (``head.`` in RSN); its graph is smaller (299 nodes against 379, 299 against 303 after
+    simplification) and knows its output shape; it folds ConvTranspose and batch norm; and the other one is
+    deprecated. Both are right for every batch size.
+    """
+    network = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    example = torch.from_numpy(random_batch(spec, _BATCH))
+    axes = ({0: torch.export.Dim(BATCH_AXIS, min=1)},)
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                opset_version=_EXPORTER_OPSET,
+                input_names=[spec.input_name],
+                output_names=[spec.output_name],
+                dynamic_shapes=axes,
+                verbose=False,
+            )
+        except Exception as error:  # whatever the model's forward or the exporter raises
+            raise GraphError(f"{spec.name}: torch cannot export the model: {first_line(error)}") from error
+    if program is None:
+        raise GraphError(f"{spec.name}: torch's exporter gave no graph")
+    graph: ModelProto = program.model_proto
+    return graph
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's deprecations and its notes on packages that are not installed off the screen."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

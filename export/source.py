@@ -1,0 +1,115 @@
+"""Where a model comes from: a zoo network with its checkpoint, or somebody's ONNX file with a spec."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CheckpointError, GraphError
+from ..files import sha256_file
+from ..progress import Progress
+from ..runtime.spec import ModelSpec, read_spec
+from .zoo import ZOO, build_model, find_entry
+
+
+class Source(ABC):
+    """A model before export."""
+
+    spec: ModelSpec
+
+    @property
+    @abstractmethod
+    def inputs(self) -> Mapping[str, object]:
+        """JSON values that decide the exported graph."""
+
+    @abstractmethod
+    def export(self, path: Path, crops: NDArray[np.float32], progress: Progress) -> None:
+        """Write the float32 graph to ``path`` and prove it equal to the model, on random input and on ``crops``.
+
+        crops: (N, 3, H, W) float32, preprocessed.
+        """
+
+
+@dataclass(frozen=True)
+class ZooSource(Source):
+    """A network of the zoo and its checkpoint."""
+
+    spec: ModelSpec
+    checkpoint: Path
+
+    @property
+    def inputs(self) -> Mapping[str, object]:
+        return {"model": self.spec.name, "checkpoint": sha256_file(self.checkpoint)}
+
+    def export(self, path: Path, crops: NDArray[np.float32], progress: Progress) -> None:
+        from .checkpoints import load_checkpoint
+        from .onnx_export import export_onnx
+        from .verify import verify_export
+
+        model = build_model(self.spec.name)
+        load_checkpoint(model, self.checkpoint)
+        export_onnx(model, self.spec, path, progress)
+        try:
+            verify_export(model, path, self.spec, crops, progress=progress)
+        except GraphError:
+            path.unlink()  # a graph that is not the model must not be taken for it later
+            raise
+
+
+@dataclass(frozen=True)
+class OnnxSource(Source):
+    """An ONNX file with its spec."""
+
+    spec: ModelSpec
+    graph: Path
+
+    @property
+    def inputs(self) -> Mapping[str, object]:
+        return {"onnx": sha256_file(self.graph), "spec": self.spec.to_dict()}
+
+    def export(self, path: Path, crops: NDArray[np.float32], progress: Progress) -> None:
+        from .onnx_export import prepare_onnx
+
+        prepare_onnx(self.graph, self.spec, path, progress)
+
+
+def open_source(model: str, checkpoint: Path | None = None, spec: Path | None = None) -> Source:
+    """The source that ``model`` names: a zoo entry, which needs ``checkpoint``, or the path of an ONNX file.
+
+    ``spec`` describes an ONNX file that does not carry its spec itself. Raises GraphError for a name that is
+    neither, for an option that does not go with the model, and for an unusable spec; CheckpointError when
+    the checkpoint is not given or not there.
+    """
+    path = Path(model)
+    if model not in ZOO and (path.suffix == ".onnx" or path.is_file()):
+        if checkpoint is not None:
+            raise GraphError(f"{path}: an ONNX file has its weights inside; --checkpoint goes with a zoo model")
+        return _onnx_source(path, spec)
+    entry = find_entry(model)
+    if spec is not None:
+        raise GraphError(f"{model}: the zoo knows its spec; --spec goes with an ONNX file")
+    if checkpoint is None:
+        raise CheckpointError(
+            f"{model}: no checkpoint was given. Download {entry.checkpoint} and give it with --checkpoint FILE"
+        )
+    if not checkpoint.is_file():
+        raise CheckpointError(
+            f"{checkpoint}: there is no such file. The official weights of {model} are at {entry.checkpoint}"
+        )
+    return ZooSource(entry.spec, checkpoint)
+
+
+def _onnx_source(path: Path, spec: Path | None) -> OnnxSource:
+    from .graphs import load_graph, spec_of
+
+    graph = load_graph(path)
+    found = read_spec(spec) if spec is not None else spec_of(graph, str(path))
+    if not re.fullmatch(r"[\w.-]+", found.name) or found.name.startswith("."):
+        raise GraphError(
+            f"spec: the name {found.name!r} becomes a directory; use letters, digits, '.', '_' and '-'"
+        )
+    return OnnxSource(found, path)
