@@ -1,0 +1,135 @@
+"""From an ONNX graph to a TensorRT engine file: lint, build in a child process, check, rename."""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import BuildError, OutputError
+from ..files import replacing
+from ..progress import SILENT, Progress
+from .child import Outcome, run_worker
+from .flavours import Flavour, flavour_named, installed_flavours
+from .messages import BatchProfile, BuildRequest, Event, Progressed
+
+__all__ = ["BatchProfile", "BuildResult", "build_engine"]
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A finished engine.
+
+    flavour: "tensorrt" or "tensorrt_rtx"; version: the library's own.
+    seconds: parsing and building, without the start of the child process.
+    engine_bytes: size of the engine file.
+    peak_memory_bytes: largest resident memory of the child process, the library itself included.
+    log: the last lines of the library's log, at most 40.
+    """
+
+    flavour: str
+    version: str
+    seconds: float
+    engine_bytes: int
+    peak_memory_bytes: int
+    log: tuple[str, ...]
+
+
+def build_engine(
+    graph: Path,
+    engine: Path,
+    profile: BatchProfile | None = None,
+    *,
+    flavour: str | None = None,
+    time_limit_s: float = 600.0,
+    progress: Progress = SILENT,
+) -> BuildResult:
+    """Build ``engine`` from ``graph``, an ONNX file with one input whose first axis is the batch.
+
+    The file appears whole or not at all; an older one is replaced only by a finished one. ``profile`` None
+    means BatchProfile(). A graph with a fixed batch is built only when min, opt and max all equal it.
+    ``flavour`` None takes full TensorRT where it can be imported and TensorRT-RTX elsewhere.
+
+    The graph is linted first where onnx is installed; a device that has only TensorRT builds graphs that were
+    linted when their bundle was made. Precision is the graph's own: networks are strongly typed.
+
+    Building the same graph again gives an engine of the same size, and of the same bytes where the graph is
+    small; in larger ones TensorRT-RTX 1.7 numbers some internal tensors by their addresses in memory.
+    So results are to be keyed by the graph and not by the engine.
+
+    Raises MissingExtraError without a TensorRT; OutputError when the engine cannot be written; BuildError
+    for a graph that lint or the library refuses, a crash, an unsupported version, a missing GPU or the time
+    limit.
+    """
+    graph, engine = graph.absolute(), engine.absolute()
+    if not time_limit_s > 0:
+        raise BuildError(f"the time limit of a build is {time_limit_s} s; it must be positive")
+    flavours = installed_flavours(flavour)
+    _require_clean(graph, progress)
+    try:
+        with progress.task(f"building {engine.name}", 1.0) as task, replacing(engine) as temporary:
+
+            def listen(event: Event) -> None:
+                if isinstance(event, Progressed):
+                    task.update(event.fraction)
+
+            request = BuildRequest(
+                graph=str(graph),
+                output=str(temporary),
+                flavours=tuple(choice.name for choice in flavours),
+                profile=profile or BatchProfile(),
+                parent=os.getpid(),
+            )
+            outcome = run_worker(request, time_limit_s, listen)
+            size = _check_engine(temporary, flavour_named(outcome.built.flavour))
+    except OSError as error:
+        raise OutputError(
+            f"{engine}: the engine cannot be written ({error.strerror}). Nothing is left of it."
+        ) from error
+    return _result(outcome, size)
+
+
+def _require_clean(graph: Path, progress: Progress) -> None:
+    """Raise BuildError for a graph that no builder should see."""
+    if not graph.is_file():
+        raise BuildError(f"{graph}: there is no such file; export the model first (posedge export)")
+    if importlib.util.find_spec("onnx") is None:
+        progress.note(f"{graph.name} is built without a lint, because onnx is not installed")
+        return
+    from .lint import lint_file
+
+    findings = lint_file(graph)
+    if findings:
+        lines = "".join(f"\n  {finding}" for finding in findings)
+        raise BuildError(f"{graph}: the graph is not fit to be built:{lines}")
+
+
+def _check_engine(path: Path, flavour: Flavour) -> int:
+    """The size of an engine file, whose header must agree with it: a full disk may cut a file silently."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        header = stream.read(64)
+    whole = size > 64
+    if flavour.magic is not None:
+        whole = whole and header.startswith(flavour.magic)
+    if flavour.size_offset is not None:
+        whole = (
+            whole and int.from_bytes(header[flavour.size_offset : flavour.size_offset + 8], "little") == size
+        )
+    if not whole:
+        raise BuildError(
+            f"{flavour.module} wrote {size} bytes that are no whole engine (header {header[:24].hex()}). "
+            "Check the disk and build again"
+        )
+    return size
+
+
+def _result(outcome: Outcome, size: int) -> BuildResult:
+    built = outcome.built
+    return BuildResult(
+        flavour=built.flavour,
+        version=built.version,
+        seconds=built.seconds,
+        engine_bytes=size,
+        peak_memory_bytes=built.peak_memory_bytes,
+        log=outcome.log,
+    )

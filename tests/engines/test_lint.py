@@ -1,0 +1,240 @@
+"""Each rule of the lint on a graph that breaks it and on one that does not."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from posedge.engines.lint import lint, lint_file
+
+
+def codes(model: onnx.ModelProto) -> list[str]:
+    return [finding.code for finding in lint(model)]
+
+
+def replace(model: onnx.ModelProto, name: str, values: np.ndarray) -> None:
+    """Give the constant of that name other values."""
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(values, name))
+
+
+def node_named(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    (node,) = (node for node in model.graph.node if node.name == name)
+    return node
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_sound_graph_has_no_findings(precision, conv_chain):
+    assert lint(conv_chain(precision)) == []
+
+
+@pytest.mark.parametrize(
+    ("opset", "expected"), [(8, ["opset"]), (9, []), (17, []), (25, []), (26, ["opset"]), (99, ["opset"])]
+)
+def test_opsets_outside_the_parsers_range(opset, expected, graph_of):
+    model = graph_of([helper.make_node("Relu", ["input"], ["relu"], "relu0")])
+    model.opset_import[0].version = opset
+    model.ir_version = 10
+    assert codes(model) == expected
+
+
+def test_ir_versions_that_are_not_known(conv_chain):
+    model = conv_chain()
+    model.ir_version = 99
+    assert codes(model) == ["ir-version"]
+
+
+def test_two_inputs(conv_chain):
+    model = conv_chain()
+    model.graph.input.append(helper.make_tensor_value_info("second", TensorProto.FLOAT, [1]))
+    (finding,) = lint(model)
+    assert finding.code == "inputs"
+    assert "input, second" in finding.message
+
+
+def test_a_weight_that_is_listed_as_an_input_is_none(conv_chain):
+    model = conv_chain()
+    model.graph.input.append(helper.make_tensor_value_info("weight0", TensorProto.FLOAT, [8, 3, 3, 3]))
+    assert lint(model) == []
+
+
+def test_an_empty_graph():
+    model = helper.make_model(helper.make_graph([], "g", [], []), opset_imports=[helper.make_opsetid("", 17)])
+    assert set(codes(model)) == {"inputs", "outputs", "no-nodes"}
+
+
+@pytest.mark.parametrize("outputs", [[], [""]])
+def test_a_node_without_outputs(outputs, conv_chain):
+    model = conv_chain()
+    model.graph.node.append(helper.make_node("Relu", ["input"], outputs, "culprit"))
+    (finding,) = lint(model)
+    assert (finding.code, finding.node) == ("node-without-outputs", "culprit")
+
+
+def test_what_the_checker_refuses(conv_chain):
+    model = conv_chain()
+    node_named(model, "conv1").input[0] = "from nowhere"
+    (finding,) = lint(model)
+    assert finding.code == "invalid-onnx"
+    assert "from nowhere" in finding.message
+
+
+def test_weights_in_another_type_than_their_input(conv_chain):
+    model = conv_chain()
+    replace(model, "weight1", np.zeros((8, 8, 3, 3), np.float16))
+    (finding,) = lint(model)
+    assert finding.code == "invalid-onnx"
+    assert "conv1" in finding.message
+
+
+def test_data_that_do_not_fill_their_shape(conv_chain):
+    model = conv_chain()
+    model.graph.initializer[1].raw_data = model.graph.initializer[1].raw_data[:-4]
+    (finding,) = lint(model)
+    assert (finding.code, finding.node) == ("tensor-data", "weight1")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_weights_that_are_not_finite(value, precision, conv_chain):
+    model = conv_chain(precision)
+    values = numpy_helper.to_array(model.graph.initializer[2]).copy()
+    values[0, 0, 0, :2] = value
+    replace(model, "weight2", values)
+    (finding,) = lint(model)
+    assert (finding.code, finding.node) == ("non-finite-weights", "weight2")
+    assert finding.message.startswith("2 of 576 values")
+
+
+def test_an_infinite_bound_of_a_clip_is_legitimate(graph_of):
+    bounds = [
+        numpy_helper.from_array(np.array(0, np.float32), "low"),
+        numpy_helper.from_array(np.array(np.inf, np.float32), "high"),
+    ]
+    nodes = [helper.make_node("Clip", ["input", "low", "high"], ["clipped"], "clip0")]
+    assert lint(graph_of(nodes, bounds)) == []
+    assert codes(
+        graph_of(nodes, [bounds[0], numpy_helper.from_array(np.array(np.nan, np.float32), "high")])
+    ) == ["non-finite-weights"]
+
+
+def test_integer_operators(graph_of):
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["input"], ["q", "s", "z"], "dynamic0"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["x"], "dequantize0"),
+    ]
+    assert codes(graph_of(nodes)) == ["integer-operator", "computed-scale"]
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.1, np.nan, np.inf])
+def test_scales_that_are_not_positive(scale, conv_chain):
+    model = conv_chain("int8", layers=1)
+    replace(model, "scale", np.array(scale, np.float32))
+    assert {"scale"} <= set(codes(model)) <= {"scale", "non-finite-weights"}
+
+
+def test_one_bad_scale_among_a_weights_channels(conv_chain):
+    model = conv_chain("int8", layers=1)
+    replace(model, "weight_scale", np.array([0.01] * 7 + [0], np.float32))
+    (finding,) = lint(model)
+    assert (finding.code, finding.node) == ("scale", "dequantize_weight0")
+
+
+def test_zero_points_that_are_not_zero(conv_chain):
+    model = conv_chain("int8", layers=1)
+    replace(model, "zero", np.array(3, np.int8))
+    assert [(f.code, f.node) for f in lint(model)] == [
+        ("zero-point", "quantize0"),
+        ("zero-point", "dequantize0"),
+    ]
+
+
+def test_unsigned_activations(conv_chain):
+    model = conv_chain("int8", layers=1)
+    replace(model, "zero", np.array(0, np.uint8))
+    assert codes(model) == ["quantised-type"] * 2
+
+
+def test_a_missing_zero_point_means_uint8(conv_chain):
+    model = conv_chain("int8", layers=1)
+    del node_named(model, "quantize0").input[2]
+    del node_named(model, "dequantize0").input[2]
+    (finding,) = lint(model)
+    assert (finding.code, finding.node) == ("quantised-type", "quantize0")
+
+
+def test_a_quantised_bias(conv_chain):
+    model = conv_chain("int8", layers=1)
+    model.graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.zeros(8, np.int32), "bias"),
+            numpy_helper.from_array(np.full(8, 0.0005, np.float32), "bias_scale"),
+        ]
+    )
+    dequantize = helper.make_node(
+        "DequantizeLinear", ["bias", "bias_scale"], ["b"], "dequantize_bias", axis=0
+    )
+    model.graph.node.insert(0, dequantize)
+    node_named(model, "conv0").input.append("b")
+    (finding,) = lint(model)
+    assert (finding.code, finding.node) == ("quantised-type", "dequantize_bias")
+    assert "int32" in finding.message
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,)])
+def test_activation_scales_must_have_rank_0(shape, conv_chain):
+    model = conv_chain("int8", layers=1)
+    replace(model, "scale", np.full(shape, 0.05, np.float32))
+    replace(model, "zero", np.zeros(shape, np.int8))
+    assert codes(model) == ["activation-scale-shape"] * 2
+
+
+def test_a_convolutions_weights_are_quantised_along_axis_0(conv_chain):
+    model = conv_chain("int8", layers=2)
+    # the second Conv has 8 channels on both axes, so that only the attribute is wrong
+    node_named(model, "dequantize_weight1").attribute[0].i = 1
+    (finding,) = lint(model)
+    assert (finding.code, finding.node) == ("weight-axis", "dequantize_weight1")
+    node_named(model, "dequantize_weight1").attribute[0].i = -4
+    assert lint(model) == []
+
+
+def test_a_quantised_scalar(graph_of):
+    constants = [
+        numpy_helper.from_array(np.array(2, np.float32), "two"),
+        numpy_helper.from_array(np.array(0.05, np.float32), "scale"),
+        numpy_helper.from_array(np.array(0, np.int8), "zero"),
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["two", "scale", "zero"], ["q"], "quantize0"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["x"], "dequantize0"),
+        helper.make_node("Mul", ["input", "x"], ["doubled"], "mul0"),
+    ]
+    (finding,) = lint(graph_of(nodes, constants))
+    assert (finding.code, finding.node) == ("quantised-scalar", "quantize0")
+
+
+def test_constants_may_come_from_nodes(conv_chain):
+    """Some exporters write scales as Constant nodes instead of initializers."""
+    model = conv_chain("int8", layers=1)
+    scale = helper.make_node(
+        "Constant", [], ["other"], "constant0", value=numpy_helper.from_array(np.array(0.05, np.float32))
+    )
+    model.graph.node.insert(0, scale)
+    node_named(model, "quantize0").input[1] = "other"
+    node_named(model, "dequantize0").input[1] = "other"
+    assert lint(model) == []
+
+
+def test_a_finding_says_where_what_and_how_to_cure_it(conv_chain):
+    model = conv_chain("int8", layers=1)
+    replace(model, "scale", np.array(0, np.float32))
+    text = str(lint(model)[0])
+    assert text == (
+        "scale at 'quantize0': a scale must be positive and finite. "
+        "Quantise the graph again (posedge calibrate)"
+    )
+
+
+def test_a_missing_file_is_a_finding(tmp_path):
+    assert [finding.code for finding in lint_file(tmp_path / "absent.onnx")] == ["not-onnx"]
