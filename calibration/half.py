@@ -1,0 +1,210 @@
+"""From a float32 graph to a strongly typed float16 graph: every tensor says its precision itself.
+
+onnxruntime ships a converter too (onnxruntime.transformers.float16). It clamps weights that float16 cannot
+hold, keeps Resize in float32 between casts, and rounds tiny weights away from zero; here an overflow is an
+error, Resize runs in float16, and which inputs must stay float32 is read from ONNX's own operator schemas.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from ..errors import CalibrationError
+from ..export.graphs import load_graph, save_graph
+from .topology import Topology, node_id
+
+# operators whose output type is an attribute, with its name
+_TYPE_ATTRIBUTES = {
+    "Cast": "to",
+    "EyeLike": "dtype",
+    "RandomNormal": "dtype",
+    "RandomNormalLike": "dtype",
+    "RandomUniform": "dtype",
+    "RandomUniformLike": "dtype",
+}
+
+_QUANTISED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+
+_LARGEST_HALF = float(np.finfo(np.float16).max)
+
+
+def write_float16(graph: Path, output: Path) -> None:
+    """Write the float16 form of a graph file. Raises GraphError, CalibrationError, OutputError."""
+    save_graph(to_float16(load_graph(graph)), output)
+
+
+def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a float32 graph in which every float32 tensor is float16.
+
+    Inputs and outputs stay float32, with a Cast at the border: a session feeds every variant of a model the
+    same arrays, and the casts cost a thousandth of the network. Inputs that ONNX defines as float32 only
+    (the scales of Resize) stay float32. Integer tensors are not touched.
+
+    Raises CalibrationError for a graph that is quantised or has subgraphs, for weights too large for
+    float16 (naming the tensor), and when the result is not valid ONNX.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    _HalfEditor(result).rewrite()
+    try:
+        result = onnx.shape_inference.infer_shapes(result, check_type=True, strict_mode=True)
+        onnx.checker.check_model(result, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise CalibrationError(f"the float16 graph is not valid ONNX: {error}") from error
+    return result
+
+
+class _HalfEditor:
+    """Rewrites one graph in place."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._graph = model.graph
+        self._opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+        self._topology = Topology(model)
+        self._names = self._topology.names()
+        self._nodes: list[onnx.NodeProto] = []
+
+    def rewrite(self) -> None:
+        for node in self._graph.node:
+            _refuse_unconvertible(node)
+        float32_only = self._float32_only_inputs()
+        kept = self._kept_constants(float32_only)
+        self._convert_initializers(kept)
+        renamed = self._cast_inputs()
+        casts: dict[str, str] = {}
+        for node in self._graph.node:
+            for index, tensor in enumerate(node.input):
+                node.input[index] = renamed.get(tensor, tensor)
+                if (node_id(node), index) in float32_only and tensor not in kept:
+                    if tensor not in casts:
+                        casts[tensor] = self._cast(node.input[index], TensorProto.FLOAT)
+                    node.input[index] = casts[tensor]
+            if not kept.intersection(node.output):
+                _convert_attributes(node)
+            self._nodes.append(node)
+        self._cast_outputs()
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self._nodes]
+        del self._graph.node[:]
+        self._graph.node.extend(nodes)
+        del self._graph.value_info[:]  # they name the old types and are inferred anew
+
+    def _float32_only_inputs(self) -> set[tuple[str, int]]:
+        """The (node, input) pairs that take float32 and not float16 by the operator's schema."""
+        found = set()
+        for node in self._topology.nodes:
+            for index, tensor in enumerate(node.input):
+                types = self._accepted_types(node, index) if tensor else frozenset()
+                if "tensor(float)" in types and "tensor(float16)" not in types:
+                    found.add((node_id(node), index))
+        return found
+
+    def _accepted_types(self, node: onnx.NodeProto, index: int) -> frozenset[str]:
+        domain = node.domain or "ai.onnx"
+        version = self._opsets.get(domain, 0)
+        try:
+            schema = onnx.defs.get_schema(node.op_type, version, "" if domain == "ai.onnx" else domain)
+        except onnx.defs.SchemaError:
+            return frozenset()  # an operator of TensorRT or of a user; nothing is known of it
+        # the last formal input of a variadic operator stands for all that follow
+        formal = schema.inputs[min(index, len(schema.inputs) - 1)]
+        return frozenset(formal.types)
+
+    def _kept_constants(self, float32_only: set[tuple[str, int]]) -> set[str]:
+        """The constants that only such inputs read: they keep their type, the others become float16."""
+        constants = {tensor.name for tensor in self._graph.initializer}
+        constants.update(node.output[0] for node in self._topology.nodes if node.op_type == "Constant")
+        reads = [
+            (tensor, (node_id(node), index))
+            for node in self._topology.nodes
+            for index, tensor in enumerate(node.input)
+        ]
+        only = {tensor for tensor, read in reads if read in float32_only}
+        also = {tensor for tensor, read in reads if read not in float32_only}
+        return (only - also) & constants
+
+    def _convert_initializers(self, kept: set[str]) -> None:
+        for tensor in self._graph.initializer:
+            if tensor.data_type == TensorProto.FLOAT and tensor.name not in kept:
+                tensor.CopyFrom(_half_tensor(tensor, tensor.name))
+
+    def _cast_inputs(self) -> dict[str, str]:
+        """Put a Cast behind each float32 input; old name to new for those who read it."""
+        renamed = {}
+        for value in self._graph.input:
+            is_float32 = value.type.tensor_type.elem_type == TensorProto.FLOAT
+            if is_float32 and value.name in self._topology.inputs:
+                renamed[value.name] = self._cast(value.name, TensorProto.FLOAT16)
+            elif is_float32:  # an initializer that is listed as an input
+                value.type.tensor_type.elem_type = TensorProto.FLOAT16
+        return renamed
+
+    def _cast_outputs(self) -> None:
+        """Make each float32 output a Cast of what computes it, which everyone else goes on to read."""
+        renamed = {
+            value.name: self._fresh(f"{value.name}/float16")
+            for value in self._graph.output
+            if value.type.tensor_type.elem_type == TensorProto.FLOAT and self._topology.producer(value.name)
+        }
+        for node in self._nodes:
+            for names in (node.input, node.output):
+                for index, tensor in enumerate(names):
+                    names[index] = renamed.get(tensor, tensor)
+        for name, half in renamed.items():
+            self._nodes.append(
+                helper.make_node("Cast", [half], [name], name=f"{name}/cast", to=TensorProto.FLOAT)
+            )
+
+    def _cast(self, tensor: str, data_type: int) -> str:
+        name = self._fresh(f"{tensor}/{'float16' if data_type == TensorProto.FLOAT16 else 'float32'}")
+        self._nodes.append(helper.make_node("Cast", [tensor], [name], name=name, to=data_type))
+        return name
+
+    def _fresh(self, name: str) -> str:
+        while name in self._names:
+            name += "_"
+        self._names.add(name)
+        return name
+
+
+def _refuse_unconvertible(node: onnx.NodeProto) -> None:
+    if node.op_type in _QUANTISED:
+        raise CalibrationError(
+            f"node {node_id(node)!r} ({node.op_type}) is quantised; make float16 of the float32 graph"
+        )
+    if any(attribute.type in (attribute.GRAPH, attribute.GRAPHS) for attribute in node.attribute):
+        raise CalibrationError(
+            f"node {node_id(node)!r} ({node.op_type}) has a subgraph, which is not converted to float16. "
+            "Export the model without control flow."
+        )
+
+
+def _convert_attributes(node: onnx.NodeProto) -> None:
+    """Let a node that states a float32 type or value state float16."""
+    for attribute in node.attribute:
+        if attribute.name == _TYPE_ATTRIBUTES.get(node.op_type) and attribute.i == TensorProto.FLOAT:
+            attribute.i = TensorProto.FLOAT16
+        elif attribute.type == attribute.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
+            attribute.t.CopyFrom(_half_tensor(attribute.t, node_id(node)))
+        elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
+            value = np.array(helper.get_attribute_value(attribute), np.float32)
+            half = _half_tensor(numpy_helper.from_array(value), node_id(node))
+            attribute.CopyFrom(helper.make_attribute("value", half))
+
+
+def _half_tensor(tensor: TensorProto, where: str) -> TensorProto:
+    """``tensor`` rounded to float16. Infinities (masks) stay; a finite number must stay finite."""
+    value: NDArray[Any] = numpy_helper.to_array(tensor)
+    with np.errstate(over="ignore"):
+        half = value.astype(np.float16)
+    overflow = np.isfinite(value) & ~np.isfinite(half)
+    if overflow.any():
+        largest = float(np.abs(value[overflow]).max())
+        raise CalibrationError(
+            f"the constant {where!r} holds {largest:g}; float16 ends at {_LARGEST_HALF:g}. "
+            "Use fp32 or int8 for this model, or train it with weight decay on this layer."
+        )
+    return numpy_helper.from_array(half, tensor.name)

@@ -1,0 +1,196 @@
+import gc
+import tracemalloc
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import parser
+
+from posedge.calibration.observers import BINS, Observer, observe
+from posedge.errors import CalibrationError
+
+NET = """
+    <ir_version: 8, opset_import: ["": 17]>
+    net (float[n, 3, 64, 48] input) => (float[n, 3, 64, 48] heatmaps)
+    { doubled = Add(input, input) positive = Relu(doubled) heatmaps = Sqrt(positive) }
+"""
+
+
+def observed(*batches: NDArray[np.float32]) -> Observer:
+    observer = Observer()
+    for batch in batches:
+        observer.update(batch)
+    return observer
+
+
+def net() -> onnx.ModelProto:
+    return parser.parse_model(NET)
+
+
+def stream(count: int, seed: int = 0) -> Iterator[NDArray[np.float32]]:
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        yield rng.normal(size=(4, 3, 64, 48)).astype(np.float32)
+
+
+magnitudes = st.lists(
+    st.integers(0, 2**32 - 1).map(
+        lambda seed: (
+            np.random.default_rng(seed).normal(size=257).astype(np.float32)
+            * np.float32(10.0 ** np.random.default_rng(seed).uniform(-3, 3))
+        )
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(batches=magnitudes, order=st.randoms())
+@settings(max_examples=40, deadline=None)
+def test_the_order_of_batches_does_not_matter(batches, order) -> None:
+    """Values that grow by a factor of up to 1e6 from batch to batch give the same histogram in any order."""
+    shuffled = list(batches)
+    order.shuffle(shuffled)
+    one, other = observed(*batches).result(), observed(*shuffled).result()
+    assert np.array_equal(one.histogram, other.histogram)
+    assert (one.limit, one.minimum, one.maximum, one.count, one.zeros) == (
+        other.limit,
+        other.minimum,
+        other.maximum,
+        other.count,
+        other.zeros,
+    )
+
+
+@given(batches=magnitudes)
+@settings(max_examples=40, deadline=None)
+def test_the_histogram_is_numpys(batches) -> None:
+    seen = observed(*batches).result()
+    values = np.abs(np.concatenate(batches))
+    expected, _ = np.histogram(values, bins=BINS, range=(0, seen.limit))
+    assert np.array_equal(seen.histogram, expected)
+    assert seen.largest == values.max()
+    assert values.max() < seen.limit <= 2 * values.max()
+
+
+def test_zeros_are_counted_apart_and_in_the_first_bin() -> None:
+    zeros = np.zeros((2, 5), np.float32)
+    seen = observed(zeros, np.array([[1.0, -1e-9, 0.0, 0.5]], np.float32), zeros).result()
+    assert (seen.count, seen.zeros, seen.limit) == (24, 21, 2.0)
+    assert seen.histogram[0] == 22, "the zeros and 1e-9"
+    assert seen.histogram[BINS // 2] == 1
+    assert seen.histogram.sum() == seen.count
+
+
+def test_a_tensor_of_zeros_has_no_range() -> None:
+    seen = observed(np.zeros((3, 4), np.float32)).result()
+    assert (seen.minimum, seen.maximum, seen.limit, seen.zeros, seen.bin_width) == (0, 0, 0, 12, 0)
+    assert seen.histogram[0] == 12
+
+
+@pytest.mark.parametrize("value", [1e-45, -1e-38, 3.4e38, -65504.0])
+def test_extreme_values_have_a_bin(value: float) -> None:
+    seen = observed(np.array([value, 0.0], np.float32)).result()
+    assert seen.histogram.sum() == seen.count == 2
+    assert seen.largest == abs(np.float32(value))
+
+
+def test_half_precision_is_observed_exactly() -> None:
+    values = np.random.default_rng(0).normal(size=100).astype(np.float16)
+    half, single = observed(values).result(), observed(values.astype(np.float32)).result()
+    assert np.array_equal(half.histogram, single.histogram)
+
+
+def test_an_observer_that_saw_nothing_says_so() -> None:
+    with pytest.raises(CalibrationError, match="no value"):
+        observed(np.empty((0, 3), np.float32)).result()
+
+
+def test_observe_sees_inputs_and_inner_tensors() -> None:
+    data = list(stream(3))
+    seen = observe(net(), data, ["input", "doubled", "positive"])
+    whole = np.concatenate(data)
+    assert seen.crops == 12
+    assert list(seen.tensors) == ["input", "doubled", "positive"]
+    assert seen.tensors["input"].minimum == whole.min()
+    assert seen.tensors["doubled"].maximum == 2 * whole.max()
+    assert seen.tensors["positive"].zeros == int((whole <= 0).sum())
+    assert seen.tensors["positive"].count == whole.size
+
+
+def test_memory_does_not_grow_with_the_number_of_batches() -> None:
+    def peak(count: int) -> int:
+        gc.collect()
+        tracemalloc.start()
+        observe(net(), stream(count), ["input", "doubled", "positive"])
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    peak(1)  # imports and caches
+    one_batch = 4 * 3 * 64 * 48 * 4
+    assert peak(64) < peak(8) + one_batch
+
+
+def test_a_batch_is_read_only_when_the_one_before_is_done() -> None:
+    alive = 0
+
+    def batches() -> Iterator[NDArray[np.float32]]:
+        nonlocal alive
+        for batch in stream(5):
+            alive += 1
+            yield batch
+
+    class Counting:
+        def __iter__(self) -> Iterator[NDArray[np.float32]]:
+            for index, batch in enumerate(batches()):
+                assert alive == index + 1, "batches were collected ahead"
+                yield batch
+
+    assert observe(net(), Counting(), ["doubled"]).crops == 20
+
+
+def test_nan_names_the_tensor_and_the_crop() -> None:
+    model = parser.parse_model(NET.replace("Sqrt(positive)", "Sqrt(doubled)"))
+    good = np.abs(next(stream(1)))
+    bad = good.copy()
+    bad[2, 1, 5, 5] = -1.0
+    with pytest.raises(CalibrationError, match=r"tensor 'heatmaps' .*NaN or infinity for batch 1, crop 2"):
+        observe(model, [good, bad], ["doubled", "heatmaps"])
+
+
+def test_infinite_pixels_are_found_in_the_input() -> None:
+    bad = next(stream(1))
+    bad[3, 0, 0, 0] = np.inf
+    with pytest.raises(CalibrationError, match=r"tensor 'input' .* batch 0, crop 3"):
+        observe(net(), [bad], ["input"])
+
+
+# batches, tensors, what the message must say
+REFUSED = [
+    ([], ["doubled"], "no crops to calibrate with"),
+    ([np.empty((0, 3, 64, 48), np.float32)], ["doubled"], "no crops to calibrate with"),
+    ([np.zeros((1, 3, 64, 48), np.float64)], ["doubled"], "batch 0 is float64"),
+    ([np.zeros((3, 64, 48), np.float32)], ["doubled"], r"batch 0 is float32 of shape \(3, 64, 48\)"),
+    ([np.zeros((1, 3, 32, 32), np.float32)], ["doubled"], r"cannot run crops of shape \(1, 3, 32, 32\)"),
+    ([np.zeros((1, 3, 64, 48), np.float32)], ["tripled"], "no tensor 'tripled'"),
+]
+
+
+@pytest.mark.parametrize(("batches", "tensors", "message"), REFUSED)
+def test_what_cannot_be_observed_is_refused(batches, tensors, message) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        observe(net(), batches, tensors)
+
+
+def test_a_graph_with_two_inputs_is_refused() -> None:
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> two (float[n] a, float[n] b) => (float[n] c)'
+        "{ c = Add(a, b) }"
+    )
+    with pytest.raises(CalibrationError, match="feeds one input, the graph has 2: a, b"):
+        observe(model, [], ["c"])

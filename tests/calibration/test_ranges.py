@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from posedge.calibration.observers import Observer, TensorStatistics
+from posedge.calibration.ranges import METHODS, minmax, percentile
+from posedge.errors import CalibrationError
+
+
+def statistics(*batches: np.ndarray) -> TensorStatistics:
+    observer = Observer()
+    for batch in batches:
+        observer.update(np.asarray(batch, np.float32))
+    return observer.result()
+
+
+def test_minmax_is_the_largest_magnitude_of_either_sign() -> None:
+    ranges = minmax({"a": statistics([-3.0, 1.0]), "b": statistics([0.5, 2.0])})
+    assert dict(ranges.amax) == {"a": 3.0, "b": 2.0}
+    assert ranges.method == "minmax"
+    assert not ranges.excluded
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    percent=st.sampled_from([50.0, 90.0, 99.0, 99.9, 99.99, 100.0]),
+    growth=st.sampled_from([1.0, 10.0, 1e6]),
+)
+@settings(max_examples=60, deadline=None)
+def test_percentile_is_numpys_within_a_bin(seed: int, percent: float, growth: float) -> None:
+    rng = np.random.default_rng(seed)
+    batches = [rng.normal(size=3000) * scale for scale in rng.permutation(np.geomspace(1, growth, 5))]
+    seen = statistics(*batches)
+    values = np.abs(np.concatenate(batches).astype(np.float32))
+    expected = np.percentile(values, percent, method="inverted_cdf")
+    amax = percentile({"x": seen}, percent).amax["x"]
+    if expected >= seen.bin_width:
+        assert expected <= amax <= expected + seen.bin_width * 1.000001
+    else:
+        assert amax == values.max(), "nothing but the tail is above the first bin"
+
+
+def test_a_constant_tensor_keeps_its_value() -> None:
+    ranges = percentile({"x": statistics(np.full(100, -0.7))})
+    assert ranges.amax["x"] == pytest.approx(0.7)
+    assert ranges.amax["x"] <= np.float32(0.7), "never above the largest value"
+
+
+def test_a_sparse_tensor_is_not_clipped_to_nothing() -> None:
+    values = np.zeros(1_000_000)
+    values[:20] = 5.0
+    assert percentile({"x": statistics(values)}).amax["x"] == 5.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tensors_of_zeros_are_excluded_with_a_reason(method: str) -> None:
+    ranges = METHODS[method](
+        {"dead": statistics(np.zeros(9)), "alive": statistics([1.0]), "faint": statistics([1e-42])}
+    )
+    assert list(ranges.amax) == ["alive"]
+    assert dict(ranges.excluded) == {
+        "dead": "it was zero on every crop",
+        "faint": "its values are too small",
+    }
+
+
+@pytest.mark.parametrize("percent", [0.0, -1.0, 100.1, float("nan")])
+def test_a_percentile_outside_its_range_is_refused(percent: float) -> None:
+    with pytest.raises(CalibrationError, match="percentile"):
+        percentile({}, percent)
+
+
+def test_the_methods_name_themselves_with_their_parameter() -> None:
+    assert percentile({}).method == "percentile 99.99"
+    assert percentile({}, 99.9).method == "percentile 99.9"
