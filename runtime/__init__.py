@@ -1,1 +1,1 @@
-"""A bundle, an image and boxes become keypoints. Needs numpy and the device's inference library, nothing else."""
+"""A bundle, an image and boxes become keypoints. Needs numpy and an inference library only."""

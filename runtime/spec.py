@@ -37,8 +37,8 @@ class ModelSpec:
     colour_order: channel order of the input tensor; images are BGR until they are packed.
     mean, std: per channel in ``colour_order``, on the 0 to 255 scale; input = (pixel - mean) / std.
     codec: decoder of the heatmaps, "msra", "unbiased" (DARK) or "megvii".
-    blur_kernel: side of the decoder's blur in heatmap pixels ("unbiased" 11 at 64x48, 17 at 96x72;
-        "megvii" 5; "msra" does not blur and ignores it).
+    blur_kernel: side of the Gaussian of the "unbiased" decoder in heatmap pixels, 11 at 64x48, 17 at 96x72;
+        the other decoders do not read it.
     num_joints: number of output maps.
     flip_pairs: joint indices that change places in a mirrored image.
     flip_shift: move the mirrored maps one pixel right before averaging (mmpose's ``shift_heatmap``).
@@ -78,7 +78,9 @@ class ModelSpec:
             if width < 1 or height < 1:
                 raise GraphError(f"spec: {field} is {width}x{height}; both sides must be positive")
         if not all(math.isfinite(m) for m in self.mean) or not all(0 < s < math.inf for s in self.std):
-            raise GraphError("spec: mean must be finite and std positive, three numbers each on the 0 to 255 scale")
+            raise GraphError(
+                "spec: mean must be finite and std positive, three numbers each on the 0 to 255 scale"
+            )
         if self.num_joints < 1:
             raise GraphError(f"spec: num_joints is {self.num_joints}; a pose model has at least one")
         if self.blur_kernel < 1 or self.blur_kernel % 2 == 0:
@@ -162,8 +164,7 @@ def _convert(key: str, kind: str, value: Any, where: str) -> Any:
 
 def _convert_tuple(kind: str, value: list[Any]) -> tuple[Any, ...]:
     if kind.startswith("tuple[tuple"):
-        pairs = tuple((int(left), int(right)) for left, right in value)
-        return pairs
+        return tuple((int(left), int(right)) for left, right in value)
     length = kind.count(",") + 1
     if len(value) != length or any(isinstance(item, str | bool) for item in value):
         raise ValueError(kind)
