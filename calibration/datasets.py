@@ -59,12 +59,17 @@ class CocoPersons:
     annotations: path of the annotation file, for those who evaluate.
     num_joints: joints per person in the annotation file.
     left_out: the records that are no persons to estimate, by reason.
+    annotated_boxes: whether the persons are the annotated ones; otherwise they are detections.
+    evaluated_images: ids of the images that an evaluation counts. With detections these are all images of
+        the annotation file, because a person in an image without any detection was missed.
     """
 
     images: tuple[ImageRecord, ...]
     annotations: Path
     num_joints: int
     left_out: LeftOut
+    annotated_boxes: bool
+    evaluated_images: tuple[int, ...]
 
     @classmethod
     def load(cls, annotations: Path, images: Path, boxes: str | Path = GROUND_TRUTH) -> "CocoPersons":
@@ -84,7 +89,9 @@ class CocoPersons:
             raise DataError(f"{source}: no person to estimate in it (left out: {left_out})")
         records = _group_by_image(checked, persons, images)
         _require_files(records, images, annotations)
-        return cls(records, annotations, checked.num_joints, left_out)
+        annotated = boxes == GROUND_TRUTH
+        evaluated = tuple(record.id for record in records) if annotated else tuple(checked.images)
+        return cls(records, annotations, checked.num_joints, left_out, annotated, evaluated)
 
     @property
     def persons(self) -> tuple[Person, ...]:
@@ -108,11 +115,19 @@ class CocoPersons:
     def take(self, limit: int) -> "CocoPersons":
         """At most ``limit`` persons, the same ones each time, spread over as many images as possible.
 
-        Every image gives one person before any gives a second; the last round is thinned evenly.
+        Of annotated persons every image gives one before any gives a second; the last round is thinned
+        evenly. Detections are not thinned within an image, since the persons of the others would seem to be
+        missed: whole images are taken, evenly spread, until the next would go over the limit (at least one).
         Raises DataError when ``limit`` is not positive.
         """
         if limit < 1:
             raise DataError(f"at most {limit} persons were asked for; the number must be positive")
+        if len(self.persons) <= limit:
+            return self
+        kept = self._thinned(limit) if self.annotated_boxes else self._whole_images(limit)
+        return replace(self, images=kept, evaluated_images=tuple(image.id for image in kept))
+
+    def _thinned(self, limit: int) -> tuple[ImageRecord, ...]:
         rounds: dict[int, list[Person]] = {}
         for image in self.images:
             for rank, person in enumerate(image.persons):
@@ -125,7 +140,16 @@ class CocoPersons:
             replace(image, persons=tuple(person for person in image.persons if id(person) in chosen))
             for image in self.images
         )
-        return replace(self, images=tuple(image for image in kept if image.persons))
+        return tuple(image for image in kept if image.persons)
+
+    def _whole_images(self, limit: int) -> tuple[ImageRecord, ...]:
+        """The most images, taken at even steps, whose persons stay within the limit."""
+        total = len(self.images)
+        for count in range(min(limit, total), 1, -1):
+            kept = tuple(self.images[index * total // count] for index in range(count))
+            if sum(len(image.persons) for image in kept) <= limit:
+                return kept
+        return self.images[:1]
 
 
 def batches(

@@ -137,6 +137,22 @@ def test_a_limit_takes_one_person_of_each_image_before_a_second(tmp_path: Path) 
     assert [one.annotation_id for one in limited] == [one.annotation_id for one in nine.persons]
 
 
+def test_a_limit_on_detections_keeps_whole_images(tmp_path: Path) -> None:
+    annotations, images = write(tmp_path, [person(i, image=i) for i in range(1, 7)], 6)
+    detections = tmp_path / "detections.json"
+    found = [
+        {"image_id": i, "category_id": 1, "bbox": [1, 1, 9, 9], "score": 0.5} for i in (1, 1, 1, 2, 2, 3, 5)
+    ]
+    detections.write_text(json.dumps(found))
+    dataset = CocoPersons.load(annotations, images, boxes=detections)
+    assert dataset.evaluated_images == (1, 2, 3, 4, 5, 6)
+    assert dataset.take(7) is dataset
+    fewer = dataset.take(4)
+    assert [(record.id, len(record.persons)) for record in fewer.images] == [(1, 3), (3, 1)]
+    assert fewer.evaluated_images == (1, 3)
+    assert [record.id for record in dataset.take(1).images] == [1]
+
+
 def test_the_hash_follows_what_is_cropped(tmp_path: Path) -> None:
     dataset = load(tmp_path, [person(1), person(2)])
     again = load(tmp_path, [person(1), person(2), person(3, iscrowd=1)])

@@ -1,0 +1,1 @@
+"""Every variant of a model is measured on the same images."""

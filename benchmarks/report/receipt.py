@@ -1,0 +1,161 @@
+"""receipt.json: the report for programs.
+
+Keys, always all of them and always in the same order; ``docs/receipt.md`` describes each:
+
+    schema, model, spec, data, calibration, versions, device, max_drop, reference, notes, warnings
+    variants.NAME.ap, .ap_drop, .figures                 accuracy
+    variants.NAME.persons_per_second                     the session's, at its fastest batch size
+    variants.NAME.latency_ms                             p50, p90, p99 of the session at its smallest batch
+    variants.NAME.speed.{session,pipeline,engine}        all batch sizes
+    variants.NAME.graph_bytes, .engine_bytes, .engine    sizes and how the engine was built
+    variants.NAME.measured_on                            for each figure above, with and on what
+    variants.NAME.not_measured                           for each null above, why
+
+A figure that was not measured is null.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ...errors import BundleError
+from ...files import write_text
+from ..speed import NotMeasured, Speed
+from .receipt_reader import SCHEMA, report_from
+from .results import BuiltEngine, MeasuredAccuracy, MeasuredSpeed, Report, VariantReport
+
+RECEIPT_FILE = "receipt.json"
+
+
+def receipt_text(report: Report) -> str:
+    """The receipt as JSON; the same text for the same report."""
+    document = {
+        "schema": SCHEMA,
+        "model": report.model,
+        "spec": report.spec.to_dict(),
+        "data": asdict(report.data),
+        "calibration": report.calibration,
+        "versions": dict(sorted(report.versions.items())),
+        "device": report.device,
+        "max_drop": report.max_drop,
+        "reference": report.reference,
+        "variants": {variant.name: _variant(report, variant) for variant in report.variants},
+        "notes": list(report.notes),
+        "warnings": list(report.warnings),
+    }
+    # NaN is not JSON: a figure that is one must not get this far
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def write_receipt(report: Report, path: Path) -> None:
+    """Write the receipt atomically. Raises OutputError."""
+    write_text(path, receipt_text(report))
+
+
+def read_receipt(path: Path) -> Report:
+    """Read and check a receipt.
+
+    Raises BundleError naming the key that is missing or wrong, or that does not follow from the others.
+    """
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise BundleError(f"{path}: the receipt cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise BundleError(f"{path}: the receipt is not JSON ({error})") from error
+    report = report_from(document, str(path))
+    _require_same(document, json.loads(receipt_text(report)), str(path))
+    return report
+
+
+def _require_same(document: Any, expected: Any, where: str) -> None:
+    """Headlines, reasons and warnings are derived: they must be what the figures give."""
+    if isinstance(document, dict) and isinstance(expected, dict):
+        for key in {**expected, **document}:
+            _require_same(document.get(key), expected.get(key), f"{where}: {key}")
+    elif document != expected:
+        raise BundleError(
+            f"{where} is {document!r:.80} but the receipt's figures give {expected!r:.80}; "
+            "it was changed by hand: measure the bundle again"
+        )
+
+
+def _variant(report: Report, variant: VariantReport) -> dict[str, Any]:
+    figures = variant.accuracy.figures if isinstance(variant.accuracy, MeasuredAccuracy) else None
+    engine = variant.engine if isinstance(variant.engine, BuiltEngine) else None
+    session = variant.session_speed if isinstance(variant.session_speed, MeasuredSpeed) else None
+    drop = report.ap_drop(variant)
+    return {
+        "ap": figures.ap if figures else None,
+        "ap_drop": None if isinstance(drop, NotMeasured) else drop,
+        "persons_per_second": session.fastest.persons_per_second if session else None,
+        "latency_ms": asdict(session.smallest.latency_ms) if session else None,
+        "graph_bytes": variant.graph_bytes,
+        "engine_bytes": engine.engine_bytes if engine else None,
+        "figures": asdict(figures) if figures else None,
+        "engine": _engine(engine) if engine else None,
+        "speed": {
+            "session": _speeds(variant.session_speed),
+            "pipeline": _speeds(variant.pipeline_speed),
+            "engine": _speeds(variant.engine_speed),
+        },
+        "measured_on": _measured_on(variant, drop),
+        "not_measured": _not_measured(variant, drop),
+    }
+
+
+def _engine(engine: BuiltEngine) -> dict[str, Any]:
+    return {"flavour": engine.flavour, "version": engine.version, "build_seconds": engine.build_seconds}
+
+
+def _speeds(speed: MeasuredSpeed | NotMeasured) -> list[dict[str, Any]] | None:
+    return [asdict(entry) for entry in speed.by_batch] if isinstance(speed, MeasuredSpeed) else None
+
+
+def _sections(
+    variant: VariantReport, drop: float | NotMeasured
+) -> list[tuple[tuple[str, ...], MeasuredAccuracy | MeasuredSpeed | BuiltEngine | NotMeasured]]:
+    """Which keys of the receipt come from which part of the report."""
+    return [
+        (("ap", "figures"), variant.accuracy),
+        (("ap_drop",), drop if isinstance(drop, NotMeasured) else variant.accuracy),
+        (("persons_per_second", "latency_ms", "speed.session"), variant.session_speed),
+        (("speed.pipeline",), variant.pipeline_speed),
+        (("speed.engine",), variant.engine_speed),
+        (("engine_bytes", "engine"), variant.engine),
+    ]
+
+
+def _measured_on(variant: VariantReport, drop: float | NotMeasured) -> dict[str, str]:
+    places = {}
+    for keys, part in _sections(variant, drop):
+        if not isinstance(part, NotMeasured):
+            place = part.built_on if isinstance(part, BuiltEngine) else part.measured_on
+            places.update(dict.fromkeys(keys, place))
+    return places
+
+
+def _not_measured(variant: VariantReport, drop: float | NotMeasured) -> dict[str, str]:
+    reasons = {}
+    for keys, part in _sections(variant, drop):
+        if isinstance(part, NotMeasured):
+            reasons.update(dict.fromkeys(keys, part.reason))
+    if isinstance(variant.accuracy, MeasuredAccuracy):
+        for key, value in asdict(variant.accuracy.figures).items():
+            if value is None:
+                reasons[f"figures.{key}"] = "no person of this size was to be found"
+    if isinstance(variant.session_speed, MeasuredSpeed):
+        reasons.update(_too_few_samples("latency_ms", variant.session_speed.smallest))
+    for key in ("session", "pipeline", "engine"):
+        speed = getattr(variant, f"{key}_speed")
+        if isinstance(speed, MeasuredSpeed):
+            for index, entry in enumerate(speed.by_batch):
+                reasons.update(_too_few_samples(f"speed.{key}.{index}.latency_ms", entry))
+    return reasons
+
+
+def _too_few_samples(key: str, speed: Speed) -> dict[str, str]:
+    reason = f"too few samples ({speed.samples}) for this percentile"
+    latencies = asdict(speed.latency_ms)
+    return {f"{key}.{name}": reason for name, value in latencies.items() if value is None}

@@ -1,0 +1,155 @@
+"""What was measured of a model's variants: the one source of table, receipt, CSV and plot.
+
+A figure is either there, with where it was measured, or it is ``NotMeasured`` with a reason. There is no
+third state, and no number stands for "unknown".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...runtime.spec import ModelSpec
+from ..coco import CocoFigures
+from ..speed import NotMeasured, Speed
+
+# a variant that has lost this share of the reference's AP is broken, not merely over its budget
+_COLLAPSE = 0.25
+
+
+@dataclass(frozen=True)
+class MeasuredAccuracy:
+    """COCO figures, and with what and on what device they were measured."""
+
+    figures: CocoFigures
+    measured_on: str
+
+
+@dataclass(frozen=True)
+class MeasuredSpeed:
+    """Speed by batch size, ascending, and with what and on what device it was measured."""
+
+    by_batch: tuple[Speed, ...]
+    measured_on: str
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.by_batch, key=lambda speed: speed.batch))
+        object.__setattr__(self, "by_batch", ordered)
+
+    @property
+    def smallest(self) -> Speed:
+        """At the smallest batch: the one whose latency matters."""
+        return self.by_batch[0]
+
+    @property
+    def fastest(self) -> Speed:
+        """At the batch size with the most persons per second."""
+        return max(self.by_batch, key=lambda speed: speed.persons_per_second)
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """A TensorRT engine: its size, how long its build took, by which library, and where."""
+
+    engine_bytes: int
+    build_seconds: float
+    flavour: str
+    version: str
+    built_on: str
+
+
+@dataclass(frozen=True)
+class VariantReport:
+    """One precision of a model.
+
+    graph_bytes: size of its ONNX file.
+    session_speed: the network alone in the backend that ``measured_on`` names. pipeline_speed: from decoded
+    image to keypoints in the same backend. engine_speed: the network alone in its TensorRT engine.
+    """
+
+    name: str
+    graph_bytes: int
+    accuracy: MeasuredAccuracy | NotMeasured
+    engine: BuiltEngine | NotMeasured
+    session_speed: MeasuredSpeed | NotMeasured
+    pipeline_speed: MeasuredSpeed | NotMeasured
+    engine_speed: MeasuredSpeed | NotMeasured
+
+
+@dataclass(frozen=True)
+class EvaluatedData:
+    """What accuracy was measured on: file name of the annotations, counts, source of the boxes, flip test."""
+
+    annotations: str
+    images: int
+    persons: int
+    boxes: str
+    flip_test: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is reported of one model.
+
+    calibration: one line that says on what and how ranges were found.
+    versions: library name to version. device: the machine that measured.
+    max_drop: the AP drop that the user accepts. reference: the variant that drops are counted from.
+    notes: what a reader must know, such as that pictures are drawn.
+    """
+
+    model: str
+    spec: ModelSpec
+    data: EvaluatedData
+    calibration: str
+    versions: Mapping[str, str]
+    device: str
+    max_drop: float
+    variants: tuple[VariantReport, ...]
+    notes: tuple[str, ...] = ()
+    reference: str = "fp32"
+
+    def ap_drop(self, variant: VariantReport) -> float | NotMeasured:
+        """The reference's AP minus the variant's: positive when the variant is worse."""
+        reference = self._reference_accuracy()
+        if isinstance(variant.accuracy, NotMeasured):
+            return variant.accuracy
+        if isinstance(reference, NotMeasured):
+            return NotMeasured(f"the AP of {self.reference}, which drops are counted from, was not measured")
+        return reference.figures.ap - variant.accuracy.figures.ap
+
+    @property
+    def recommended(self) -> str:
+        """The fastest variant that was timed and keeps the accepted drop; the reference where none did."""
+        best, best_rate = self.reference, 0.0
+        for variant in self.variants:
+            drop, speed = self.ap_drop(variant), variant.pipeline_speed
+            if isinstance(speed, NotMeasured) or isinstance(drop, NotMeasured) or drop > self.max_drop:
+                continue
+            rate = speed.fastest.persons_per_second
+            if rate > best_rate:
+                best, best_rate = variant.name, rate
+        return best
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One loud line for each variant that loses more AP than the user accepts."""
+        lines = (self._warning(variant) for variant in self.variants)
+        return tuple(line for line in lines if line)
+
+    def _warning(self, variant: VariantReport) -> str:
+        reference = self._reference_accuracy()
+        if isinstance(variant.accuracy, NotMeasured) or isinstance(reference, NotMeasured):
+            return ""
+        drop = reference.figures.ap - variant.accuracy.figures.ap
+        if drop <= self.max_drop:
+            return ""
+        before, after = reference.figures.ap, variant.accuracy.figures.ap
+        verdict = "COLLAPSED" if drop > _COLLAPSE * before else "OVER BUDGET"
+        return (
+            f"{variant.name.upper()} {verdict}: AP {after:.3f} of {before:.3f}, "
+            f"a drop of {drop:.3f} where {self.max_drop:.3f} is accepted"
+        )
+
+    def _reference_accuracy(self) -> MeasuredAccuracy | NotMeasured:
+        for variant in self.variants:
+            if variant.name == self.reference:
+                return variant.accuracy
+        return NotMeasured(f"there is no variant {self.reference}")

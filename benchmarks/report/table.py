@@ -1,0 +1,240 @@
+"""The report on a terminal: two tables of at most 100 columns and remarks below.
+
+With rich the tables have lines and the warnings colour; without it the same cells stand in plain columns.
+"""
+
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+from ..speed import NotMeasured, Speed
+from .results import BuiltEngine, MeasuredAccuracy, MeasuredSpeed, Report, VariantReport
+
+WIDTH = 100
+NOT_MEASURED = "not measured"
+_NOTHING = "-"
+_MEGA = 1e6
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as texts. The first column is the variant's name and left-aligned, the others are numbers."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def tables(report: Report) -> tuple[Table, ...]:
+    """Accuracy and size, then speed, as texts."""
+    return _accuracy_table(report), _speed_table(report)
+
+
+def remarks(report: Report) -> tuple[str, ...]:
+    """What stands below the tables: data, places of measurement, what was not measured and why, notes."""
+    data = report.data
+    lines = [
+        f"Accuracy: COCO keypoint figures on {data.annotations}, {data.images} images, "
+        f"{data.persons} persons, boxes: {data.boxes}, flip test: {'yes' if data.flip_test else 'no'}. "
+        f"A drop is the AP of {report.reference} minus the variant's; {report.max_drop:.3f} is accepted.",
+        f"Calibration: {report.calibration}",
+        *_places(report),
+        *_reasons(report),
+        *report.notes,
+    ]
+    return tuple(line for line in lines if line)
+
+
+def text(report: Report) -> str:
+    """The report without rich."""
+    blocks = [_plain(table) for table in tables(report)]
+    lines = [*(f"!! {line}" for line in report.warnings), *remarks(report)]
+    below = "\n".join(
+        textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in lines
+    )
+    return "\n\n".join([f"{report.model} on {report.device}", *blocks, below]) + "\n"
+
+
+def show(report: Report, stream: TextIO | None = None) -> None:
+    """Print the report, with rich where it is installed and ``stream`` (standard output) is a terminal."""
+    stream = stream or sys.stdout
+    if stream.isatty():
+        try:
+            return _show_rich(report, stream)
+        except ImportError:
+            pass
+    print(text(report), file=stream, end="")
+    return None
+
+
+def _accuracy_table(report: Report) -> Table:
+    header = (
+        "variant",
+        "AP",
+        "drop",
+        "AP50",
+        "AP75",
+        "AP M",
+        "AP L",
+        "AR",
+        "graph MB",
+        "engine MB",
+        "built in s",
+    )
+    rows = []
+    for variant in report.variants:
+        engine = variant.engine
+        built = (_NOTHING, _NOTHING)
+        if isinstance(engine, BuiltEngine):
+            built = (f"{engine.engine_bytes / _MEGA:.2f}", f"{engine.build_seconds:.1f}")
+        size = f"{variant.graph_bytes / _MEGA:.2f}"
+        rows.append((variant.name, *_accuracy_cells(report, variant), size, *built))
+    return Table("Accuracy and size", header, tuple(rows))
+
+
+def _accuracy_cells(report: Report, variant: VariantReport) -> tuple[str, ...]:
+    if isinstance(variant.accuracy, NotMeasured):
+        return (_NOTHING,) * 7
+    figures, drop = variant.accuracy.figures, report.ap_drop(variant)
+    change = f"{drop:+.3f}" if isinstance(drop, float) and variant.name != report.reference else _NOTHING
+    values = (figures.ap50, figures.ap75, figures.ap_medium, figures.ap_large, figures.ar)
+    cells = (_NOTHING if value is None else f"{value:.3f}" for value in values)
+    return (f"{figures.ap:.3f}", change, *cells)
+
+
+def _speed_table(report: Report) -> Table:
+    header = (
+        "variant",
+        "batch",
+        "p50 ms",
+        "p90",
+        "p99",
+        "persons/s",
+        "pipeline p50",
+        "p90",
+        "p99",
+        "persons/s",
+    )
+    rows: list[tuple[str, ...]] = []
+    for variant in report.variants:
+        rows += _speed_rows(variant.name, variant.session_speed, variant.pipeline_speed)
+        if isinstance(variant.engine_speed, MeasuredSpeed):
+            no_pipeline = NotMeasured("the pipeline was timed with the session")
+            rows += _speed_rows(f"{variant.name} engine", variant.engine_speed, no_pipeline)
+    return Table(
+        "Speed of the network alone, and of the pipeline from decoded image to keypoints", header, tuple(rows)
+    )
+
+
+def _speed_rows(
+    name: str, session: MeasuredSpeed | NotMeasured, pipeline: MeasuredSpeed | NotMeasured
+) -> list[tuple[str, ...]]:
+    measured = [speed for speed in (session, pipeline) if isinstance(speed, MeasuredSpeed)]
+    batches = sorted({entry.batch for speed in measured for entry in speed.by_batch})
+    rows = [(str(batch), *_at(session, batch), *_at(pipeline, batch)) for batch in batches]
+    rows = rows or [(_NOTHING, *_at(session, None), *_at(pipeline, None))]
+    return [("" if index else name, *row) for index, row in enumerate(rows)]
+
+
+def _at(speed: MeasuredSpeed | NotMeasured, batch: int | None) -> tuple[str, ...]:
+    if isinstance(speed, MeasuredSpeed):
+        for entry in speed.by_batch:
+            if entry.batch == batch:
+                return _speed_cells(entry)
+    return (_NOTHING, _NOTHING, _NOTHING, NOT_MEASURED)
+
+
+def _speed_cells(speed: Speed) -> tuple[str, ...]:
+    latency = (speed.latency_ms.p50, speed.latency_ms.p90, speed.latency_ms.p99)
+    milliseconds = (_NOTHING if value is None else _short(value) for value in latency)
+    return (*milliseconds, _short(speed.persons_per_second))
+
+
+def _short(value: float) -> str:
+    """Four digits at most before and after the point together, which is what such figures are good for."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _places(report: Report) -> list[str]:
+    """Where the figures come from, one line a place."""
+    kinds = ("accuracy", "session_speed", "pipeline_speed", "engine_speed", "engine")
+    places: dict[str, dict[str, list[str]]] = {}
+    for variant in report.variants:
+        for field in kinds:
+            part: MeasuredAccuracy | MeasuredSpeed | BuiltEngine | NotMeasured = getattr(variant, field)
+            if isinstance(part, BuiltEngine):
+                place = f"Built by {part.flavour} {part.version} on {part.built_on}"
+            elif isinstance(part, NotMeasured):
+                continue
+            else:
+                place = f"Measured with {part.measured_on}"
+            places.setdefault(place, {}).setdefault(variant.name, []).append(_in_words(field))
+    return [f"{place}: {_by_figures(variants)}." for place, variants in places.items()]
+
+
+def _in_words(field: str) -> str:
+    return field.replace("session_speed", "speed").replace("_", " ")
+
+
+def _by_figures(variants: Mapping[str, Sequence[str]]) -> str:
+    """Variants that have the same figures together: "fp32, int8 (accuracy, speed); fp16 (accuracy)"."""
+    groups: dict[str, list[str]] = {}
+    for name, figures in variants.items():
+        groups.setdefault(", ".join(figures), []).append(name)
+    return "; ".join(f"{', '.join(names)} ({figures})" for figures, names in groups.items())
+
+
+def _reasons(report: Report) -> list[str]:
+    """What was not measured and why, variants with the same reason on one line."""
+    kinds = ("accuracy", "session_speed", "pipeline_speed", "engine_speed", "engine")
+    reasons: dict[str, dict[str, list[str]]] = {}
+    for variant in report.variants:
+        for field in kinds:
+            part = getattr(variant, field)
+            if isinstance(part, NotMeasured):
+                reasons.setdefault(part.reason, {}).setdefault(variant.name, []).append(_in_words(field))
+    lines = [f"Not measured: {_by_figures(variants)}: {reason}." for reason, variants in reasons.items()]
+    if any(_lacks_percentile(variant) for variant in report.variants):
+        lines.append("A p90 needs 10 timed calls and a p99 100; with fewer it is not measured.")
+    return lines
+
+
+def _lacks_percentile(variant: VariantReport) -> bool:
+    speeds = (variant.session_speed, variant.pipeline_speed, variant.engine_speed)
+    entries = [entry for speed in speeds if isinstance(speed, MeasuredSpeed) for entry in speed.by_batch]
+    return any(entry.latency_ms.p99 is None for entry in entries)
+
+
+def _plain(table: Table) -> str:
+    rows = (table.header, *table.rows)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(table.header))]
+    lines = [_plain_row(row, widths) for row in rows]
+    return "\n".join([table.title, lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _plain_row(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+    return "  ".join([row[0].ljust(widths[0]), *cells]).rstrip()
+
+
+def _show_rich(report: Report, stream: TextIO) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    # not the terminal's own width: in a narrow one rich would cut figures off where lines merely wrap
+    console = Console(file=stream, width=WIDTH)
+    console.print(f"{report.model} on {report.device}", markup=False, highlight=False)
+    for table in tables(report):
+        drawn = RichTable(title=table.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for index, name in enumerate(table.header):
+            drawn.add_column(name, justify="right" if index else "left", no_wrap=True)
+        for row in table.rows:
+            drawn.add_row(*row)
+        console.print(drawn)
+    for line in report.warnings:
+        console.print(f"!! {line}", style="bold red", markup=False, highlight=False)
+    for line in remarks(report):
+        console.print(line, markup=False, highlight=False)
