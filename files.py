@@ -122,3 +122,8 @@ def directory_lock(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def short_name(path: Path) -> str:
+    """A file with its folder, such as "coco/val.json", which tells apart what the name alone may not."""
+    return f"{path.absolute().parent.name}/{path.name}"

@@ -1,4 +1,4 @@
-"""One progress display for all stages: bars on a terminal, plain lines in a log, nothing in a library call."""
+"""One progress display for all stages: bars on a terminal, lines in a log, silence in a library call."""
 
 import sys
 import time
@@ -56,6 +56,20 @@ class SilentProgress(Progress):
 
 
 SILENT = SilentProgress()
+
+
+class LabelledProgress(Progress):
+    """Another display, every line of which begins with a label: whose work it is."""
+
+    def __init__(self, label: str, progress: Progress) -> None:
+        self._label = label
+        self._progress = progress
+
+    def task(self, description: str, total: float | None = None) -> AbstractContextManager[Task]:
+        return self._progress.task(f"{self._label}: {description}", total)
+
+    def note(self, text: str) -> None:
+        self._progress.note(f"{self._label}: {text}")
 
 
 class _LineTask(Task):

@@ -28,7 +28,7 @@ class Source(ABC):
 
     @abstractmethod
     def export(self, path: Path, crops: NDArray[np.float32], progress: Progress) -> None:
-        """Write the float32 graph to ``path`` and prove it equal to the model, on random input and on ``crops``.
+        """Write the float32 graph to ``path``, proven equal to the model on random input and on ``crops``.
 
         crops: (N, 3, H, W) float32, preprocessed.
         """
@@ -87,14 +87,16 @@ def open_source(model: str, checkpoint: Path | None = None, spec: Path | None = 
     path = Path(model)
     if model not in ZOO and (path.suffix == ".onnx" or path.is_file()):
         if checkpoint is not None:
-            raise GraphError(f"{path}: an ONNX file has its weights inside; --checkpoint goes with a zoo model")
+            raise GraphError(
+                f"{path}: an ONNX file has its weights inside; --checkpoint goes with a zoo model"
+            )
         return _onnx_source(path, spec)
     entry = find_entry(model)
     if spec is not None:
         raise GraphError(f"{model}: the zoo knows its spec; --spec goes with an ONNX file")
     if checkpoint is None:
         raise CheckpointError(
-            f"{model}: no checkpoint was given. Download {entry.checkpoint} and give it with --checkpoint FILE"
+            f"{model}: no checkpoint was given. Download {entry.checkpoint} and pass --checkpoint FILE"
         )
     if not checkpoint.is_file():
         raise CheckpointError(

@@ -43,7 +43,7 @@ def _rsn(blocks: tuple[int, ...], stages: int = 1) -> "Callable[[], nn.Module]":
 
 
 def _megvii_spec(name: str) -> ModelSpec:
-    return ModelSpec(name, codec="megvii", blur_kernel=5, flip_shift=False, nms="none")
+    return ModelSpec(name, codec="megvii", flip_shift=False, nms="none")
 
 
 _OPENMMLAB = "https://download.openmmlab.com/mmpose/top_down"

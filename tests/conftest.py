@@ -1,9 +1,13 @@
-"""Where tests find real data: ``../shared`` beside the repository, or $POSEDGE_SHARED."""
+"""Real data (``../shared`` beside the repository, or $POSEDGE_SHARED), and a network that is small."""
 
 import os
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
 from posedge.runtime.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,3 +47,55 @@ def tinypose(shared: Path) -> Path:
 def tinypose_spec() -> ModelSpec:
     """How PP-TinyPose is fed and read; the ONNX file itself does not say it."""
     return ModelSpec(name="pp_tinypose_256x192")
+
+
+@pytest.fixture(scope="session")
+def small_spec() -> ModelSpec:
+    """The spec of ``small_pose``."""
+    return ModelSpec(name="small_pose", input_wh=(48, 64), heatmap_wh=(12, 16))
+
+
+@pytest.fixture(scope="session")
+def small_pose(small_spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX file of a pose network with random weights: a strided stem, a residual block, 17 maps."""
+    rng = np.random.default_rng(0)
+    constants, nodes = [], []
+
+    def conv(name: str, source: str, inside: int, outside: int, kernel: int, stride: int = 1) -> str:
+        weight = rng.standard_normal((outside, inside, kernel, kernel)) * (2 / (inside * kernel**2)) ** 0.5
+        constants.append(numpy_helper.from_array(weight.astype(np.float32), f"{name}.weight"))
+        constants.append(
+            numpy_helper.from_array(rng.standard_normal(outside).astype(np.float32), f"{name}.bias")
+        )
+        nodes.append(
+            helper.make_node(
+                "Conv",
+                [source, f"{name}.weight", f"{name}.bias"],
+                [f"{name}.out"],
+                name,
+                strides=[stride, stride],
+                pads=[kernel // 2] * 4,
+            )
+        )
+        return f"{name}.out"
+
+    def relu(source: str) -> str:
+        nodes.append(helper.make_node("Relu", [source], [f"{source}.relu"], f"{source}.relu"))
+        return f"{source}.relu"
+
+    stem = relu(conv("stem2", relu(conv("stem1", "input", 3, 16, 3, 2)), 16, 16, 3, 2))
+    branch = conv("branch2", relu(conv("branch1", stem, 16, 16, 3)), 16, 16, 3)
+    nodes.append(helper.make_node("Add", [branch, stem], ["sum"], "sum"))
+    head = conv("head", relu("sum"), 16, 17, 1)
+    nodes.append(helper.make_node("Identity", [head], ["heatmaps"], "output"))
+    width, height = small_spec.input_wh
+    graph = helper.make_graph(
+        nodes,
+        "small_pose",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, height, width])],
+        [helper.make_tensor_value_info("heatmaps", TensorProto.FLOAT, ["n", 17, height // 4, width // 4])],
+        constants,
+    )
+    path = tmp_path_factory.mktemp("small") / "small_pose.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path

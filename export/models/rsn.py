@@ -22,7 +22,7 @@ def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class ResidualStepsBlock(nn.Module):
-    """Four branches, the i-th with i 3x3 convolutions, each step fed by the same step of the branch before."""
+    """Four branches, the i-th with i 3x3 convolutions, each fed by its twin in the branch before."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -137,7 +137,9 @@ class Decoder(nn.Module):
             assert out is not None
             outputs.append(out)
             if self.more_stages:
-                skips.insert(0, (unit.get_submodule("out_skip1")(feature), unit.get_submodule("out_skip2")(out)))
+                skips.insert(
+                    0, (unit.get_submodule("out_skip1")(feature), unit.get_submodule("out_skip2")(out))
+                )
         crossed = self.get_submodule(f"up{_UNITS}.cross_conv")(out) if self.more_stages else None
         return outputs, skips, crossed
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from posedge.errors import GraphError
 from posedge.export.zoo import ZOO, build_model, find_entry
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from posedge.export.models.rsn import RSN
 from posedge.export.zoo import build_model
 

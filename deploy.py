@@ -1,0 +1,271 @@
+"""The main job: a model becomes engines in a bundle, and the report says what each variant costs and gains.
+
+Five stages in the order in which data flows: export, calibration, engines, benchmarks, and the seal that lets
+the runtime trust the result. A stage is skipped when its files are there, made from the same inputs. Read
+``deploy`` first.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .benchmarks.measure import Measurement, measure_variant
+from .benchmarks.place import device_description, library_versions
+from .benchmarks.report.csv_file import write_csv
+from .benchmarks.report.plot import write_plot
+from .benchmarks.report.receipt import RECEIPT_FILE, read_receipt, receipt_text, write_receipt
+from .benchmarks.report.results import BuiltEngine, EvaluatedData, Report, VariantReport
+from .benchmarks.report.table import show, text
+from .benchmarks.speed import NotMeasured
+from .calibration.datasets import CocoPersons, batches
+from .calibration.half import write_float16
+from .calibration.quantize import quantize
+from .engines import available_flavour, build_engine
+from .engines.flavours import installed_version
+from .errors import DataError, MissingExtraError
+from .export.source import Source, open_source
+from .files import directory_lock, remove_leftovers, sha256_file, short_name, write_text
+from .options import PRECISIONS, REFERENCE, DeployOptions
+from .progress import SILENT, LabelledProgress, Progress
+from .runtime.bundle import VariantFiles, seal_bundle
+from .runtime.preprocess import Preprocessor
+from .runtime.spec import ModelSpec
+from .stages import StageLog
+
+_CALIBRATION_BATCH = 4  # the more crops at once, the more memory for activations
+_VERIFIED_CROPS = 5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished bundle and its report."""
+
+    directory: Path
+    report: Report
+
+    def show(self) -> None:
+        """Print the report and where it is."""
+        show(self.report)
+        print(f"\nBundle: {self.directory}")
+        print(f"Report: {self.directory / RECEIPT_FILE}, with report.txt, .csv and .png beside it")
+
+
+@dataclass(frozen=True)
+class _Job:
+    options: DeployOptions
+    source: Source
+    directory: Path
+    stages: StageLog
+    data: CocoPersons
+    calibration_data: CocoPersons | None
+    progress: Progress
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.source.spec
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return tuple(name for name in PRECISIONS if name == REFERENCE or name in self.options.precisions)
+
+    def graph(self, variant: str) -> Path:
+        return self.directory / f"{variant}.onnx"
+
+    def stage(
+        self, name: str, inputs: Mapping[str, Any], outputs: tuple[str, ...], work: Callable[[], None]
+    ) -> None:
+        if not self.stages.run(name, inputs, outputs, work):
+            self.progress.note(f"{name}: nothing has changed, kept")
+
+
+def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
+    """Run the five stages and return the bundle with its report.
+
+    A stage that finished in an earlier run with the same inputs is kept; an interrupted one starts again.
+    Raises the PosedgeError of the stage that failed; the stages before it are kept.
+    """
+    source = open_source(options.model, options.checkpoint, options.spec)
+    directory = options.output / source.spec.name
+    with directory_lock(directory):
+        remove_leftovers(directory)
+        job = _open_job(options, source, directory, progress)
+        _export(job)
+        _calibrate(job)
+        engines = {variant: _build(job, variant) for variant in job.variants}
+        variants = [_measure(job, variant, engines[variant]) for variant in job.variants]
+        report = _report(job, tuple(variants))
+        _seal(job, report)
+        write_text(options.output / RECEIPT_FILE, receipt_text(report))
+    return Outcome(directory, report)
+
+
+def _open_job(options: DeployOptions, source: Source, directory: Path, progress: Progress) -> _Job:
+    """Read all data before any work: a typing mistake should not cost an export."""
+    paths = options.data
+    data = CocoPersons.load(paths.annotations, paths.images, options.boxes)
+    if options.limit is not None:
+        data = data.take(options.limit)
+    calibration_data = None
+    if "int8" in options.precisions:
+        if paths.calibration_annotations is None:
+            raise DataError(
+                "INT8 needs images to calibrate on: give --calibration-annotations FILE (persons that are "
+                "not measured afterwards), or leave INT8 out with --precision fp32,fp16"
+            )
+        calibration_data = CocoPersons.load(
+            paths.calibration_annotations, paths.calibration_images or paths.images
+        ).take(options.calibration_crops)
+    return _Job(options, source, directory, StageLog(directory), data, calibration_data, progress)
+
+
+def _export(job: _Job) -> None:
+    def work() -> None:
+        crops = next(batches(job.data, Preprocessor(job.spec), _VERIFIED_CROPS)).batch
+        job.source.export(job.graph(REFERENCE), crops, job.progress)
+
+    job.stage("export", job.source.inputs, (job.graph(REFERENCE).name,), work)
+
+
+def _calibrate(job: _Job) -> None:
+    """The float16 graph, which needs no data, and the INT8 graph from the ranges of real crops."""
+    reference = job.graph(REFERENCE)
+    inputs: dict[str, Any] = {"graph": sha256_file(reference)}
+    if "fp16" in job.variants:
+        job.stage("fp16", inputs, ("fp16.onnx",), lambda: write_float16(reference, job.graph("fp16")))
+    data = job.calibration_data
+    if data is None:
+        return
+    method, images = job.options.calibration_method, data.image_list_sha256
+
+    def work() -> None:
+        crops = batches(data, Preprocessor(job.spec), _CALIBRATION_BATCH)
+        table = quantize(reference, crops, job.graph("int8"), method, images, job.progress, len(data.persons))
+        table.save(job.directory / "calibration.json")
+
+    inputs |= {"images": images, "method": method}
+    job.stage("int8", inputs, ("int8.onnx", "calibration.json"), work)
+
+
+def _build(job: _Job, variant: str) -> BuiltEngine | NotMeasured:
+    """The variant's engine; without a TensorRT here the rest of the job goes on."""
+    graph, engine, record = job.graph(variant), f"{variant}.engine", f"measurements/{variant}.engine.json"
+
+    def work() -> None:
+        result = build_engine(
+            graph,
+            job.directory / engine,
+            job.options.profile,
+            time_limit_s=job.options.build_timeout_s,
+            progress=job.progress,
+        )
+        built = BuiltEngine(
+            result.engine_bytes,
+            round(result.seconds, 3),
+            result.flavour,
+            result.version,
+            device_description(),
+        )
+        write_text(job.directory / record, json.dumps(asdict(built), indent=1))
+
+    inputs: dict[str, Any] = {
+        "graph": sha256_file(graph),
+        "profile": asdict(job.options.profile),
+    }
+    try:
+        flavour = available_flavour()
+        inputs["library"] = [flavour.module, installed_version(flavour)]
+        job.stage(f"engine {variant}", inputs, (engine, record), work)
+    except MissingExtraError as error:
+        return NotMeasured(f"no engine was built: {error}")
+    return BuiltEngine(**json.loads((job.directory / record).read_text("utf-8")))
+
+
+def _measure(job: _Job, variant: str, engine: BuiltEngine | NotMeasured) -> VariantReport:
+    """Accuracy and speed of a variant; kept as a receipt of that variant alone."""
+    graph, record = job.graph(variant), f"measurements/{variant}.json"
+    settings = Measurement(
+        job.options.flip_test, job.options.batch_sizes, job.options.threads, job.options.seconds
+    )
+
+    def work() -> None:
+        progress = LabelledProgress(variant, job.progress)
+        measured = measure_variant(variant, graph, job.spec, job.data, engine, settings, progress)
+        write_receipt(_as_report(job, (measured,)), job.directory / record)
+
+    inputs = {
+        "graph": sha256_file(graph),
+        "engine": asdict(engine),
+        "annotations": sha256_file(job.data.annotations),
+        "images": job.data.image_list_sha256,
+        "settings": asdict(settings),
+        "report": _as_report(job, ()).calibration,
+        "device": device_description(),
+        "versions": library_versions(),
+    }
+    job.stage(f"measure {variant}", inputs, (record,), work)
+    return read_receipt(job.directory / record).variants[0]
+
+
+def _report(job: _Job, variants: tuple[VariantReport, ...]) -> Report:
+    report = _as_report(job, variants)
+    write_receipt(report, job.directory / RECEIPT_FILE)
+    write_csv(report, job.directory / "report.csv")
+    write_plot(report, job.directory / "report.png")
+    write_text(job.directory / "report.txt", text(report))
+    return report
+
+
+def _as_report(job: _Job, variants: tuple[VariantReport, ...]) -> Report:
+    options, data = job.options, job.data
+    evaluated = EvaluatedData(
+        annotations=short_name(data.annotations),
+        images=len(data.evaluated_images),
+        persons=len(data.persons),
+        boxes="ground truth" if data.annotated_boxes else Path(options.boxes).name,
+        flip_test=options.flip_test,
+    )
+    return Report(
+        model=job.spec.name,
+        spec=job.spec,
+        data=evaluated,
+        calibration=_calibration_line(job),
+        versions=library_versions(),
+        device=device_description(),
+        max_drop=options.max_drop,
+        variants=variants,
+        notes=(*options.notes, *_left_out(data)),
+        reference=REFERENCE,
+    )
+
+
+def _left_out(data: CocoPersons) -> tuple[str, ...]:
+    """What of the annotation file is no person to measure, as one line or none."""
+    reasons = str(data.left_out)
+    return () if reasons == "nothing" else (f"Left out of {short_name(data.annotations)}: {reasons}.",)
+
+
+def _calibration_line(job: _Job) -> str:
+    data, options = job.calibration_data, job.options
+    if data is None:
+        return "none"
+    source = short_name(data.annotations)
+    line = f"{options.calibration_method} ranges of {len(data.persons)} persons from {source}"
+    measured = {image.path.resolve() for image in job.data.images}
+    shared = sum(image.path.resolve() in measured for image in data.images)
+    return line + (f", {shared} of whose images are measured too: the INT8 figures flatter" if shared else "")
+
+
+def _seal(job: _Job, report: Report) -> None:
+    variants, files = {}, [RECEIPT_FILE, "report.csv", "report.png", "report.txt"]
+    for variant in report.variants:
+        built = variant.engine if isinstance(variant.engine, BuiltEngine) else None
+        variants[variant.name] = VariantFiles(
+            job.graph(variant.name).name,
+            f"{variant.name}.engine" if built else None,
+            f"{built.flavour} {built.version}" if built else None,
+        )
+    if job.calibration_data is not None:
+        files.append("calibration.json")
+    seal_bundle(job.directory, job.spec, variants, report.recommended, files, report.versions)

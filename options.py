@@ -1,0 +1,71 @@
+"""What is deployed, on which data, and how: the options of the main job."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .calibration.datasets import GROUND_TRUTH
+from .engines import BatchProfile
+
+REFERENCE = "fp32"
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class DataPaths:
+    """COCO-format keypoints with the directories of their images.
+
+    annotations, images: persons to measure accuracy on.
+    calibration_annotations, calibration_images: other persons, to calibrate INT8 on; the images may lie in
+    one directory.
+    """
+
+    annotations: Path
+    images: Path
+    calibration_annotations: Path | None = None
+    calibration_images: Path | None = None
+
+    @classmethod
+    def coco(cls, root: Path) -> "DataPaths":
+        """Where COCO 2017 keeps them below ``root``."""
+        labels = root / "annotations"
+        return cls(
+            labels / "person_keypoints_val2017.json",
+            root / "val2017",
+            labels / "person_keypoints_train2017.json",
+            root / "train2017",
+        )
+
+
+@dataclass(frozen=True)
+class DeployOptions:
+    """What is deployed, on which data, and how.
+
+    model: a name of the zoo, or the path of an ONNX file with ``spec`` beside it or inside.
+    output: the bundle goes to ``output``/NAME.
+    data: persons to measure and to calibrate on. boxes: "gt" or a COCO detections file.
+    checkpoint: weights of a zoo model. flip_test: average with the mirrored crop, as zoo figures do.
+    precisions: variants to make; fp32 is always among them, as the reference of every drop.
+    max_drop: the AP drop that is acceptable. limit: measure on so many persons only.
+    profile: batch sizes of the engines. batch_sizes: those to time, each for ``seconds``. threads: of the CPU
+        session.
+    notes: lines for the report, such as that the pictures are drawn.
+    """
+
+    model: str
+    output: Path
+    data: DataPaths
+    checkpoint: Path | None = None
+    spec: Path | None = None
+    boxes: str = GROUND_TRUTH
+    flip_test: bool = True
+    precisions: tuple[str, ...] = PRECISIONS
+    max_drop: float = 0.01
+    profile: BatchProfile = field(default_factory=BatchProfile)
+    calibration_method: str = "percentile"
+    calibration_crops: int = 128
+    limit: int | None = None
+    batch_sizes: tuple[int, ...] = (1, 8)
+    seconds: float = 3.0
+    threads: int | None = None
+    build_timeout_s: float = 1800.0
+    notes: tuple[str, ...] = ()
