@@ -3,6 +3,7 @@
 A variant that was not timed stands in a column of its own at the side, at its AP and at no throughput.
 """
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from ...errors import require
 from ...files import replacing
 from ..speed import NotMeasured
-from .results import MeasuredSpeed, Report, VariantReport
+from .results import MeasuredAccuracy, MeasuredSpeed, Report, VariantReport
 
 PLOT_FILE = "report.png"
 
@@ -21,6 +22,7 @@ _LABEL_STEP_PX = 17
 _FARTHEST_STEP = 12
 _BEHIND_TEXT = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 _SMALLEST_AP_SPAN = 0.02  # so that differences of a thousandth do not look like cliffs
+_NOTE_WIDTH = 130  # characters of the small print that fit the figure's width
 _DPI = 120
 
 
@@ -42,7 +44,7 @@ def write_plot(report: Report, path: Path) -> None:
     from matplotlib.figure import Figure
 
     # a figure of its own, not pyplot's: no global state, and no display is looked for
-    figure = Figure(figsize=(9, 5.2), dpi=_DPI)
+    figure = Figure(figsize=(9, 5.8), dpi=_DPI)
     canvas = FigureCanvasAgg(figure)
     _draw(figure, canvas, report)
     with replacing(path) as temporary:
@@ -53,7 +55,7 @@ def _draw(figure: Any, canvas: Any, report: Report) -> None:
     timed, aside = _points(report.variants)
     grid = figure.add_gridspec(
         1, 2 if aside else 1, width_ratios=(4, 1.25) if aside else (1,), wspace=0.04,
-        left=0.09, right=0.97, top=0.86, bottom=0.2,
+        left=0.09, right=0.97, top=0.86, bottom=0.23,
     )  # fmt: skip
     main = figure.add_subplot(grid[0, 0])
     _style_main(main, report, timed)
@@ -174,8 +176,19 @@ def _captions(figure: Any, report: Report) -> None:
     }
     where = "; ".join(sorted(places)) or report.device
     figure.text(0.085, 0.895, f"timed with {where}", fontsize=8, color="#444444")
-    lines = [*report.warnings]
+    red = list(report.warnings)
     unknown = [variant.name for variant in report.variants if isinstance(variant.accuracy, NotMeasured)]
     if unknown:
-        lines.append(f"AP not measured: {', '.join(unknown)}")
-    figure.text(0.085, 0.09, "\n".join(lines), fontsize=9, color="#b00000", va="top")
+        red.append(f"AP not measured: {', '.join(unknown)}")
+    # a picture travels without its table: what must be known of its figures stands in it
+    grey = [line for note in report.notes for line in textwrap.wrap(note, _NOTE_WIDTH)]
+    grey += [
+        f"{variant.name}: AP with {variant.accuracy.measured_on}"
+        for variant in report.variants
+        if isinstance(variant.accuracy, MeasuredAccuracy) and variant.accuracy.measured_on not in places
+    ]
+    y = 0.115
+    for colour, lines in (("#b00000", red), ("#444444", grey)):
+        for line in lines:
+            figure.text(0.085, y, line, fontsize=8, color=colour, va="top")
+            y -= 0.028
