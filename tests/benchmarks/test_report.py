@@ -323,7 +323,7 @@ def test_the_plot_is_a_picture_with_every_variant_in_its_colour(report: Report, 
     path = tmp_path / "report.png"
     write_plot(report, path)
     image = read_image(path)
-    assert image.shape == (624, 1080, 3)
+    assert image.shape == (696, 1080, 3)
     colours = np.unique(image.astype(int) @ [1, 256, 65536])  # BGR
     drawn = (0x1F77B4, 0xFF7F0E, 0x2CA02C)
     known = [variant for variant in report.variants if isinstance(variant.accuracy, MeasuredAccuracy)]

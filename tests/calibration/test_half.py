@@ -49,9 +49,9 @@ SCALES = np.array([1, 1, 2, 2], np.float32)
 
 # body, constants, tensors that must stay float32 besides input and output
 CONVERTED = [
-    ("a = Conv(x, w) y = Relu(a)", {"w": W}, set()),
-    ("a = Conv(x, w) y = Resize <mode = 'nearest'> (a, , s)", {"w": W, "s": SCALES}, {"s"}),
-    ("a = Cast <to = 1> (x) y = Conv(a, w)", {"w": W}, set()),
+    ("a = Conv(x, w) b = Relu(a) y = Add(b, x)", {"w": W}, set()),
+    ("a = Add(x, x) y = Resize <mode = 'nearest'> (a, , s)", {"s": SCALES}, {"s"}),
+    ("a = Cast <to = 1> (x) b = Conv(a, w) y = Add(b, a)", {"w": W}, set()),
     ("a = Shape(x) b = ConstantOfShape <value = float[1] {2.5}> (a) y = Add(b, x)", {}, set()),
     ("c = Constant <value_float = 0.5> () y = Mul(x, c)", {}, set()),
     ("c = Constant <value = float {0.5}> () y = Mul(x, c)", {}, set()),
@@ -101,6 +101,15 @@ def test_the_outputs_other_readers_read_float16() -> None:
     assert [value.name for value in after.graph.output] == ["y", "z"]
 
 
+def test_the_last_layer_and_what_only_shapes_its_result_stay_float32() -> None:
+    body = 'a = Conv(x, v) b = Relu(a) c = Conv(b, w) y = Resize <mode = "nearest"> (c, , s)'
+    after = to_float16(model(body, v=W, w=W + 1e-5, s=SCALES))
+    found = types(after)
+    assert {found[name] for name in ("v", "a", "b")} == {TensorProto.FLOAT16}
+    assert {found[name] for name in ("w", "c", "s", "y")} == {TensorProto.FLOAT}
+    assert [node.op_type for node in after.graph.node] == ["Cast", "Conv", "Relu", "Cast", "Conv", "Resize"]
+
+
 def test_the_original_is_not_changed_and_the_bytes_repeat() -> None:
     before = model("y = Conv(x, w)", w=W)
     copy = before.SerializeToString(deterministic=True)
@@ -112,14 +121,16 @@ def test_the_original_is_not_changed_and_the_bytes_repeat() -> None:
 def test_tiny_weights_become_subnormal_or_zero() -> None:
     weights = np.full((3, 3, 1, 1), 3e-7, np.float32)
     weights[0] = 1e-12
-    (tensor,) = to_float16(model("y = Conv(x, w)", w=weights)).graph.initializer
+    (tensor,) = to_float16(model("c = Conv(x, w) y = Add(c, x)", w=weights)).graph.initializer
     values = numpy_helper.to_array(tensor)
     assert values.dtype == np.float16
     assert (values[0] == 0).all()
     assert (values[1:] == np.float16(3e-7)).all()
 
 
-@pytest.mark.parametrize("body", ["y = Conv(x, big)", "c = Identity(big) y = Conv(x, c)"])
+@pytest.mark.parametrize(
+    "body", ["a = Conv(x, big) y = Add(a, x)", "c = Identity(big) a = Conv(x, c) y = Add(a, x)"]
+)
 def test_weights_too_large_for_float16_are_named(body: str) -> None:
     weights = W.copy()
     weights[1, 1] = -7e4
@@ -161,8 +172,11 @@ def test_an_exported_network_in_float16(residual_net: Path, residual_crops, tmp_
     write_float16(residual_net, path)
     half, single = load_graph(path), load_graph(residual_net)
     assert spec_of(half) == spec_of(single)
-    kinds = {tensor.data_type for tensor in half.graph.initializer}
-    assert TensorProto.FLOAT not in kinds
+    last = next(node for node in reversed(half.graph.node) if node.op_type == "Conv")
+    single_precision = {
+        tensor.name for tensor in half.graph.initializer if tensor.data_type == TensorProto.FLOAT
+    }
+    assert single_precision == set(last.input[1:])
     assert path.stat().st_size < 0.6 * residual_net.stat().st_size
     expected = run_graph(single, residual_crops[0])["heatmaps"]
     error = np.abs(run_graph(half, residual_crops[0])["heatmaps"] - expected).max()

@@ -167,9 +167,7 @@ def test_a_limit_on_file_sizes_is_an_output_error(conv_chain, saved, out):
     graph = saved(conv_chain())
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(
-            OutputError, match=r"model\.engine: the engine cannot be written \(File too large\)"
-        ):
+        with pytest.raises(OutputError, match=r"model\.engine: cannot be written \(File too large\)"):
             build_engine(graph, out / "model.engine")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
