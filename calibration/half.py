@@ -132,7 +132,7 @@ class _HalfEditor:
         del self._graph.value_info[:]  # they name the old types and are inferred anew
 
     def _float32_only_inputs(self) -> set[tuple[str, int]]:
-        """The (node, input) pairs that take float32: by the operator's schema, or because they are the tail."""
+        """The (node, input) pairs that take float32: by the operator's schema, or in the tail."""
         found = set()
         for node in self._topology.nodes:
             for index, tensor in enumerate(node.input):

@@ -29,13 +29,15 @@ def after_the_tour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     posedge.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m posedge.cli "$@"\n')
     posedge.chmod(0o755)
     environment = {**os.environ, "PATH": f"{commands}:{os.environ['PATH']}"}
+    printed = []
     for language, text in BLOCKS:
         command = [sys.executable, "-c", text] if language == "python" else ["sh", "-e", "-c", text]
         result = subprocess.run(
             command, cwd=directory, env=environment, capture_output=True, text=True, timeout=500, check=False
         )
         assert result.returncode == 0, f"{text}\n{result.stderr}"
-        (directory / "printed.txt").open("a").write(result.stdout)
+        printed.append(result.stdout)
+    (directory / "printed.txt").write_text("".join(printed))
     yield directory
     shutil.rmtree(directory)
 

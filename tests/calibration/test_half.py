@@ -170,15 +170,15 @@ def test_a_graph_with_control_flow_is_refused() -> None:
 def test_an_exported_network_in_float16(residual_net: Path, residual_crops, tmp_path: Path) -> None:
     path = tmp_path / "half.onnx"
     write_float16(residual_net, path)
-    half, single = load_graph(path), load_graph(residual_net)
-    assert spec_of(half) == spec_of(single)
+    half, original = load_graph(path), load_graph(residual_net)
+    assert spec_of(half) == spec_of(original)
     last = next(node for node in reversed(half.graph.node) if node.op_type == "Conv")
     single_precision = {
         tensor.name for tensor in half.graph.initializer if tensor.data_type == TensorProto.FLOAT
     }
     assert single_precision == set(last.input[1:])
     assert path.stat().st_size < 0.6 * residual_net.stat().st_size
-    expected = run_graph(single, residual_crops[0])["heatmaps"]
+    expected = run_graph(original, residual_crops[0])["heatmaps"]
     error = np.abs(run_graph(half, residual_crops[0])["heatmaps"] - expected).max()
     assert 0 < error < 5e-3 * np.abs(expected).max()
 
