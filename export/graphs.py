@@ -143,7 +143,9 @@ def check_spec(model: ModelProto, spec: ModelSpec, where: str = "the graph") -> 
     _compare(input_, (3, height, width), f"the spec's input_wh is {width}x{height}", where)
     width, height = spec.heatmap_wh
     stated = f"the spec's num_joints is {spec.num_joints} and its heatmap_wh {width}x{height}"
-    _compare(outputs[spec.output_name], (spec.num_joints, height, width), stated, where)
+    if spec.task == "classification":
+        stated = f"the spec's num_classes is {spec.num_classes}"
+    _compare(outputs[spec.output_name], spec.output_shape, stated, where)
 
 
 def random_batch(spec: ModelSpec, size: int, seed: int = 0) -> NDArray[np.float32]:
@@ -196,14 +198,14 @@ def _parse(path: Path) -> ModelProto:
     return model
 
 
-def _compare(value: ValueInfoProto, expected: tuple[int, int, int], stated: str, where: str) -> None:
+def _compare(value: ValueInfoProto, expected: tuple[int, ...], stated: str, where: str) -> None:
     shape = dims(value)
     if shape is None:
         return
-    if len(shape) != 4:
+    if len(shape) != 1 + len(expected):
         raise GraphError(
             f"{where}: {value.name!r} has rank {len(shape)}, {_show(shape)}; "
-            f"a top-down heatmap model has (N, {', '.join(map(str, expected))}) there: {stated}"
+            f"by the spec it is (N, {', '.join(map(str, expected))}): {stated}"
         )
     for axis, size in zip(shape[1:], expected, strict=True):
         if isinstance(axis, int) and axis != size:

@@ -21,7 +21,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 # left and right joints of COCO's 17: eyes, ears, shoulders, elbows, wrists, hips, knees, ankles
 COCO_FLIP_PAIRS = ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16))
 
-TASKS = ("pose",)
+TASKS = ("pose", "classification")
 CODECS = ("msra", "unbiased", "megvii")
 COLOUR_ORDERS = ("rgb", "bgr")
 NMS_MODES = ("oks", "soft", "none")
@@ -32,7 +32,7 @@ class ModelSpec:
     """How a model is fed and read.
 
     name: what reports call it.
-    task: "pose" (top-down heatmaps).
+    task: "pose" (top-down heatmaps), or "classification", which reads no field of heatmaps, joints and boxes.
     input_wh, heatmap_wh: width and height in pixels of the input and of an output map.
     colour_order: channel order of the input tensor; images are BGR until they are packed.
     mean, std: per channel in ``colour_order``, on the 0 to 255 scale; input = (pixel - mean) / std.
@@ -40,6 +40,7 @@ class ModelSpec:
     blur_kernel: side of the Gaussian of the "unbiased" decoder in heatmap pixels, 11 at 64x48, 17 at 96x72;
         the other decoders do not read it.
     num_joints: number of output maps.
+    num_classes: number of logits of a classifier.
     flip_pairs: joint indices that change places in a mirrored image.
     flip_shift: move the mirrored maps one pixel right before averaging (mmpose's ``shift_heatmap``).
     box_padding: factor by which a box grows before it is cropped.
@@ -67,6 +68,7 @@ class ModelSpec:
     nms_threshold: float = 0.9
     input_name: str = "input"
     output_name: str = "heatmaps"
+    num_classes: int = 1000
 
     def __post_init__(self) -> None:
         _require_choice("task", self.task, TASKS)
@@ -93,6 +95,13 @@ class ModelSpec:
                 f"spec: flip_pairs must name each joint at most once, in 0 to {self.num_joints - 1}; "
                 f"got {list(self.flip_pairs)}"
             )
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the output without the batch axis: (K, h, w), or (classes,)."""
+        if self.task == "classification":
+            return (self.num_classes,)
+        return (self.num_joints, self.heatmap_wh[1], self.heatmap_wh[0])
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as JSON types."""

@@ -23,8 +23,7 @@ class DeclareShapes(GraphPass):
         input_ = graph_input(model, spec.name)
         _state(input_, (3, height, width))
         (output,) = [value for value in model.graph.output if value.name == spec.output_name]
-        width, height = spec.heatmap_wh
-        _state(output, (spec.num_joints, height, width))
+        _state(output, spec.output_shape)
         # graphs before IR version 4 list weights among their inputs, where they can be overridden
         for values, value in ((model.graph.input, input_), (model.graph.output, output)):
             copy = ValueInfoProto()
@@ -36,6 +35,6 @@ class DeclareShapes(GraphPass):
         return model
 
 
-def _state(value: ValueInfoProto, shape: tuple[int, int, int]) -> None:
+def _state(value: ValueInfoProto, shape: tuple[int, ...]) -> None:
     kind = value.type.tensor_type.elem_type or TensorProto.FLOAT
     value.CopyFrom(helper.make_tensor_value_info(value.name, kind, [BATCH_AXIS, *shape]))
