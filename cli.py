@@ -116,9 +116,7 @@ def run_zoo(options: argparse.Namespace) -> int:
     for entry in ZOO.values():
         width, height = entry.spec.input_wh
         size = f"{height}x{width}"
-        print(
-            f"{entry.name:28} {entry.spec.task} {size}  COCO AP {entry.published_ap:.3f}  {entry.checkpoint}"
-        )
+        print(f"{entry.name:28} {entry.spec.task:14} {size}  {entry.published}  {entry.checkpoint}")
     return 0
 
 

@@ -21,8 +21,10 @@ def test_unknown_name_suggests_the_nearest() -> None:
 @pytest.mark.parametrize("name", ZOO)
 def test_models_give_what_their_spec_says(name: str) -> None:
     spec = ZOO[name].spec
-    model = build_model(name)
+    with torch.device("meta"):  # shapes without arithmetic
+        model = build_model(name)
+        output = model(torch.zeros(2, 3, spec.input_wh[1], spec.input_wh[0]))
     assert not model.training
-    with torch.no_grad():
-        heatmaps = model(torch.zeros(2, 3, spec.input_wh[1], spec.input_wh[0]))
-    assert tuple(heatmaps.shape) == (2, spec.num_joints, spec.heatmap_wh[1], spec.heatmap_wh[0])
+    expected = (spec.num_joints, spec.heatmap_wh[1], spec.heatmap_wh[0])
+    assert tuple(output.shape[1:]) == ((1000,) if spec.task == "classification" else expected)
+    assert len(output) == 2
