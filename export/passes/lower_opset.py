@@ -6,7 +6,7 @@ import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from ...errors import GraphError
-from ..graphs import opset_of
+from ..graphs import dims, opset_of
 from .base import GraphPass
 
 # The newest opset that the parser of TensorRT 8.6 (JetPack 6.0) knows; newer ones read it too.
@@ -31,9 +31,11 @@ class LowerOpset(GraphPass):
         if opset not in (OPSET, _NEWER_OPSET):
             raise GraphError(f"the graph is written in opset {opset}; {OPSET} or {_NEWER_OPSET} was expected")
         constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        for index, node in enumerate(model.graph.node):
-            if opset == _NEWER_OPSET and node.domain in ("", "ai.onnx") and _changed(node):
-                _lower(node, index, model, constants)
+        if opset == _NEWER_OPSET:
+            shapes = _shapes(model)  # once, because inference reads the whole file, weights included
+            for index, node in enumerate(model.graph.node):
+                if node.domain in ("", "ai.onnx") and _changed(node):
+                    _lower(node, index, shapes, constants)
         del model.opset_import[:]
         model.opset_import.append(helper.make_opsetid("", OPSET))
         model.ir_version = IR_VERSION
@@ -44,11 +46,21 @@ def _changed(node: NodeProto) -> bool:
     return onnx.defs.get_schema(node.op_type, _NEWER_OPSET).since_version == _NEWER_OPSET
 
 
-def _lower(node: NodeProto, index: int, model: ModelProto, constants: dict[str, onnx.TensorProto]) -> None:
+def _shapes(model: ModelProto) -> dict[str, list[int | str] | None]:
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    return {value.name: dims(value) for value in [*inferred.value_info, *inferred.output, *inferred.input]}
+
+
+def _lower(
+    node: NodeProto,
+    index: int,
+    shapes: dict[str, list[int | str] | None],
+    constants: dict[str, onnx.TensorProto],
+) -> None:
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type == "Split":
         # without sizes, opset 17 splits evenly into as many parts as there are outputs
-        even = "num_outputs" not in attributes or _splits_evenly(node, attributes, model)
+        even = "num_outputs" not in attributes or _splits_evenly(node, attributes, shapes)
         if not even:
             raise GraphError(f"node {node.name!r} splits unevenly by count, which opset {OPSET} cannot say")
         _set_attributes(node, {key: value for key, value in attributes.items() if key != "num_outputs"})
@@ -64,13 +76,13 @@ def _lower(node: NodeProto, index: int, model: ModelProto, constants: dict[str, 
         raise GraphError(f"node {node.name!r} ({node.op_type}, number {index}) has no form in opset {OPSET}")
 
 
-def _splits_evenly(node: NodeProto, attributes: dict[str, Any], model: ModelProto) -> bool:
-    inferred = onnx.shape_inference.infer_shapes(model)
-    values = [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]
-    shapes = {value.name: value.type.tensor_type.shape.dim for value in values}
-    axis = attributes.get("axis", 0)
-    sizes = {shapes[name][axis].dim_value for name in node.output if name in shapes}
-    return len(sizes) == 1 and len(node.output) == attributes["num_outputs"]
+def _splits_evenly(
+    node: NodeProto, attributes: dict[str, Any], shapes: dict[str, list[int | str] | None]
+) -> bool:
+    parts = [shapes.get(name) for name in node.output]
+    sizes = {part[attributes.get("axis", 0)] if part else "" for part in parts}
+    known = all(isinstance(size, int) for size in sizes)
+    return known and len(sizes) == 1 and len(node.output) == attributes["num_outputs"]
 
 
 def _lower_reduction(
