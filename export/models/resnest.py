@@ -36,7 +36,8 @@ class SplitAttention(nn.Module):
         logits = self.fc2(self.bn1(self.fc1(pooled)).relu())
         first_logit, second_logit = logits.split(self.channels, 1)
         share = (first_logit - second_logit).sigmoid()
-        return first * share + second * (1 - share)
+        mixed: Tensor = first * share + second * (1 - share)
+        return mixed
 
 
 class Bottleneck(nn.Module):
