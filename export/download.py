@@ -90,8 +90,8 @@ def _cache_errors(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"{target}: the checkpoint cannot be kept there ({error.strerror}). Make room or let posedge write "
-            f"there, or set {CACHE_VARIABLE} to another directory; what has arrived is kept"
+            f"{target}: the checkpoint cannot be kept there ({error.strerror}). Make room there, or set "
+            f"{CACHE_VARIABLE} to another directory; what has arrived is kept"
         ) from error
 
 

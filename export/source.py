@@ -109,7 +109,8 @@ def open_source(model: str, checkpoint: Path | None = None, spec: Path | None = 
         return ZooSource(entry.spec, cached_path(entry.checkpoint), entry.checkpoint)
     if not checkpoint.is_file():
         raise CheckpointError(
-            f"{checkpoint}: there is no such file. The official weights of {model} are at {entry.checkpoint}"
+            f"{checkpoint}: there is no such file. Without --checkpoint the official weights of {model} are "
+            f"fetched from {entry.checkpoint}"
         )
     return ZooSource(entry.spec, checkpoint)
 
