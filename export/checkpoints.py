@@ -8,6 +8,7 @@ import difflib
 import pickle
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, require
 from ..progress import SILENT, Progress
-from .unpickle import Inert, read_inertly
+from .inert import Inert
+from .unpickle import read_inertly
 from .zoo import ZOO, build_model
 
 _PICKLE_SIGNATURE = b"\x80"  # legacy files, of torch before 1.6, are pickles one after the other
@@ -57,8 +59,12 @@ def read_checkpoint(path: Path, progress: Progress = SILENT) -> dict[str, Tensor
     return _rename(_state_dict(content, path), path)
 
 
-def load_checkpoint(model: nn.Module, path: Path, progress: Progress = SILENT) -> None:
+def load_checkpoint(
+    model: nn.Module, path: Path, progress: Progress = SILENT, name: str | None = None
+) -> None:
     """Load a checkpoint file into ``model``, key by key, converted to the model's dtypes.
+
+    ``name`` is what messages call the model; without one it is called by its class.
 
     Raises what ``read_checkpoint`` raises, and CheckpointError when a key is missing, surplus or of another
     shape (the message says which model of the zoo the file fits), or when a tensor holds NaN or infinity.
@@ -66,7 +72,7 @@ def load_checkpoint(model: nn.Module, path: Path, progress: Progress = SILENT) -
     """
     state = read_checkpoint(path, progress)
     own: Mapping[str, Tensor] = model.state_dict()
-    _check_fit(state, own, type(model).__name__, path)
+    _check_fit(state, own, name or type(model).__name__, path)
     for key, tensor in state.items():
         if tensor.is_floating_point() != own[key].is_floating_point():
             raise CheckpointError(
@@ -83,6 +89,7 @@ def fitting_models(state: Mapping[str, Tensor]) -> list[str]:
     return [name for name in ZOO if _zoo_shapes(name) == shapes]
 
 
+@cache  # building all of them takes seconds, and the zoo does not change
 def _zoo_shapes(name: str) -> dict[str, torch.Size]:
     with torch.device("meta"):  # shapes without memory
         return {key: tensor.shape for key, tensor in build_model(name).state_dict().items()}

@@ -61,7 +61,7 @@ class ZooSource(Source):
         from .verify import verify_export
 
         model = build_model(self.spec.name)
-        load_checkpoint(model, self.checkpoint, progress)
+        load_checkpoint(model, self.checkpoint, progress, self.spec.name)
         export_onnx(model, self.spec, path, progress)
         try:
             verify_export(model, path, self.spec, crops, progress=progress)

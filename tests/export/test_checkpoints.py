@@ -198,6 +198,8 @@ def test_a_checkpoint_of_another_model_says_which_it_is(tmp_path: Path) -> None:
     path = save({"state_dict": build_model("rsn_18_256x192").state_dict()}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match=r"does not fit Network \(9 keys\).*It fits rsn_18_256x192"):
         load_checkpoint(Network(), path)
+    with pytest.raises(CheckpointError, match=r"does not fit rsn_50_256x192 \(9 keys\)"):
+        load_checkpoint(Network(), path, name="rsn_50_256x192")
     path = save({"state_dict": {"a": torch.ones(1)}}, tmp_path / "strange.pth")
     with pytest.raises(CheckpointError, match="It fits no model of the zoo"):
         load_checkpoint(build_model("rsn_18_256x192"), path)

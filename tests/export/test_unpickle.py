@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from posedge.errors import CheckpointError
 from posedge.export.checkpoints import read_checkpoint
-from posedge.export.unpickle import Inert, read_inertly
+from posedge.export.inert import Inert
+from posedge.export.unpickle import read_inertly
 from posedge.progress import SilentProgress
 
 FORMATS = [pytest.param(True, id="zip"), pytest.param(False, id="legacy")]
