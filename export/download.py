@@ -44,9 +44,9 @@ def fetch(address: str, progress: Progress = SILENT) -> Path:
     (``.part``) and the next call goes on from there. The file appears whole, by an atomic rename.
 
     Raises CheckpointError when the server cannot be reached (the message says where to put which file),
-    refuses, or breaks off; when a download does not match its hash, which is then deleted; and when a file
-    in the cache does not match, which is left alone. OutputError when the cache cannot be written or
-    another run is fetching the same file.
+    refuses, or breaks off; when a download, new or in the cache, does not match its hash, which is then
+    deleted. OutputError when the cache cannot be written. While another run fetches the same file, this one
+    waits for it.
     """
     target = cached_path(address)
     expected = _expected_hash(address)
@@ -54,7 +54,7 @@ def fetch(address: str, progress: Progress = SILENT) -> Path:
         _check_cached(target, expected, address)
         return target
     part = target.with_name(f"{target.name}.part")
-    with _locked(part, target) as stream:
+    with _locked(part, target, progress) as stream:
         if stream is not None:
             _download(address, stream, target, progress)
             _accept(part, target, expected, address)
@@ -77,10 +77,14 @@ def _check_cached(target: Path, expected: str, address: str) -> None:
         raise CheckpointError(f"{target} is not a file; the checkpoint from {address} belongs there")
     actual = sha256_file(target)
     if not actual.startswith(expected):
+        try:
+            target.unlink(missing_ok=True)
+            fate = "It was deleted. Run"
+        except OSError:
+            fate = "It was not used. Delete it and run"
         raise CheckpointError(
             f"{target} is not the file that its name says: its SHA-256 begins with {actual[:8]}, not "
-            f"{expected}. It was not used. Delete it and run the same command again, or put the file from "
-            f"{address} there"
+            f"{expected}. {fate} the same command again to fetch it, or put the file from {address} there"
         )
 
 
@@ -96,27 +100,44 @@ def _cache_errors(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(part: Path, target: Path) -> Iterator[IO[bytes] | None]:
+def _locked(part: Path, target: Path, progress: Progress) -> Iterator[IO[bytes] | None]:
     """The partial file, owned by this process; None when another one has finished it in the meantime."""
+    while True:
+        with _cache_errors(target):
+            part.parent.mkdir(parents=True, exist_ok=True)
+            stream = part.open("ab", buffering=0)
+        with stream:
+            _wait_for_lock(stream, target, progress)
+            own = _is_at(stream, part)
+            if target.exists():
+                if own:
+                    part.unlink()
+                yield None
+                return
+            if own:
+                yield stream
+                return
+        # whoever had it found it wrong and deleted it
+
+
+def _wait_for_lock(stream: IO[bytes], target: Path, progress: Progress) -> None:
+    """The lock is the kernel's, so it ends with the process that has it, however that ends."""
     import fcntl  # not on Windows, where nothing of posedge's deployment runs
 
     with _cache_errors(target):
-        part.parent.mkdir(parents=True, exist_ok=True)
-        stream = part.open("ab", buffering=0)
-    with stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
-            if not target.exists() and not os.path.samestat(os.fstat(stream.fileno()), part.stat()):
-                raise FileNotFoundError(f"{part} was deleted")
-        except (BlockingIOError, FileNotFoundError) as error:
-            raise OutputError(
-                f"{target.name} is being fetched by another posedge run; wait for it and run this again"
-            ) from error
-        if target.exists():
-            part.unlink(missing_ok=True)
-            yield None
-        else:
-            yield stream
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.note(f"{target.name}: another posedge run is fetching it; this one waits")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+
+
+def _is_at(stream: IO[bytes], path: Path) -> bool:
+    """Whether the open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _download(address: str, stream: IO[bytes], target: Path, progress: Progress) -> None:
@@ -173,7 +194,7 @@ def _receive(
     done = start
     while True:
         try:
-            chunk = response.read(_CHUNK)
+            chunk = response.read1(_CHUNK)  # what is there: a break loses nothing
         except (OSError, http.client.HTTPException):
             return False
         if not chunk:

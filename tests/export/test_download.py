@@ -3,7 +3,10 @@
 import hashlib
 import http.server
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -195,10 +198,11 @@ def test_a_file_that_was_put_there_is_used_after_its_check(server: Server, name:
     (cache / name).write_bytes(CONTENT)
     assert fetch(server.address(name)) == cache / name
     (cache / name).write_bytes(CONTENT[:-1])
-    with pytest.raises(CheckpointError, match=rf"{name} is not the file.*not used.*Delete it"):
+    with pytest.raises(CheckpointError, match=rf"{name} is not the file.*It was deleted\. Run"):
         fetch(server.address(name))
-    assert (cache / name).read_bytes() == CONTENT[:-1]
+    assert os.listdir(cache) == []
     assert server.requests == []
+    assert fetch(server.address(name)).read_bytes() == CONTENT
 
 
 def test_what_the_server_does_not_have(server: Server, cache: Path) -> None:
@@ -236,13 +240,53 @@ def test_a_cache_that_cannot_be_made_is_named(server: Server, name: str, cache: 
         fetch(server.address(name))
 
 
-def test_two_runs_do_not_write_one_file(server: Server, name: str) -> None:
+def start(address: str) -> "subprocess.Popen[str]":
+    """Fetch in a process of its own, saying on standard error how far it has come."""
+    program = (
+        "import sys; from pathlib import Path; from posedge.export.download import fetch; "
+        "from posedge.progress import LineProgress; print(fetch(sys.argv[1], LineProgress()))"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", program, address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("spoilt", [False, True], ids=["whole", "spoilt"])
+def test_of_two_processes_one_fetches_and_the_other_waits(
+    server: Server, name: str, cache: Path, spoilt: bool
+) -> None:
     server.hold = threading.Event()
-    first = threading.Thread(target=fetch, args=(server.address(name),))
-    first.start()
-    assert server.held.wait(30)
-    with pytest.raises(OutputError, match="another posedge run"):
-        fetch(server.address(name))
+    if spoilt:  # the first brings something else, which is deleted; the second does not take it
+        server.files[name] = b"<html>sign in to the network</html>"
+    with start(server.address(name)) as first:
+        assert server.held.wait(30)
+        with start(server.address(name)) as second:
+            assert second.stderr is not None
+            assert "another posedge run is fetching it; this one waits" in second.stderr.readline()
+            server.files[name] = CONTENT
+            server.hold.set()
+            said, _ = second.communicate(timeout=30)
+        _, reason = first.communicate(timeout=30)
+    assert second.returncode == 0
+    assert said.strip() == str(cache / name)
+    assert (cache / name).read_bytes() == CONTENT
+    assert os.listdir(cache) == [name]
+    assert first.returncode == (1 if spoilt else 0)
+    assert ("They were deleted" in reason) == spoilt
+    assert server.requests == ([""] * 2 if spoilt else [""])
+
+
+def test_a_process_that_is_killed_leaves_what_arrived_and_no_lock(
+    server: Server, name: str, cache: Path
+) -> None:
+    server.hold = threading.Event()
+    with start(server.address(name)) as first:
+        assert server.held.wait(30)
+        part = cache / f"{name}.part"
+        while not part.is_file() or part.stat().st_size == 0:
+            time.sleep(0.01)
+        first.kill()
     server.hold.set()
-    first.join()
+    server.hold = None
     assert fetch(server.address(name)).read_bytes() == CONTENT
+    assert server.requests == ["", "bytes=1-"]
