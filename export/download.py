@@ -115,7 +115,11 @@ def _locked(part: Path, target: Path, progress: Progress) -> Iterator[IO[bytes] 
                 yield None
                 return
             if own:
-                yield stream
+                try:
+                    yield stream
+                finally:
+                    if _is_at(stream, part) and not os.fstat(stream.fileno()).st_size:
+                        part.unlink()  # nothing has arrived
                 return
         # whoever had it found it wrong and deleted it
 

@@ -218,6 +218,7 @@ def test_without_a_network_it_says_where_to_put_which_file(cache: Path) -> None:
     assert "cannot be reached" in message
     assert "refused" in message
     assert f"download {address} elsewhere and put it at {cache / 'net-0123abcd.pth'}" in message
+    assert os.listdir(cache) == []
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1/net.pth", "file:///etc/net-0123abcd.pth"])
