@@ -227,10 +227,7 @@ def _check_fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], model: st
     lines = [f"{path} does not fit {model} ({len(own)} keys): {counts}. {hint}"]
     lines += _listed("missing", (_with_nearest(key, surplus, "the file") for key in missing), len(missing))
     lines += _listed("surplus", (_with_nearest(key, missing, "the model") for key in surplus), len(surplus))
-    shapes = (
-        f"{key}: {list(state[key].shape)} in the file, {list(own[key].shape)} in the model"
-        for key in misshapen
-    )
+    shapes = (_with_shapes(key, state, own) for key in misshapen)
     lines += _listed("other shape", shapes, len(misshapen))
     raise CheckpointError("\n".join(lines))
 
@@ -241,5 +238,16 @@ def _listed(title: str, keys: Iterable[str], count: int) -> list[str]:
 
 
 def _with_nearest(key: str, candidates: list[str], where: str) -> str:
+    return key + _nearest(key, candidates, f"nearest in {where}")
+
+
+def _with_shapes(key: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    expected = own[key].shape
+    alike = [other for other in state if state[other].shape == expected]
+    shapes = f"{key}: {list(state[key].shape)} in the file, {list(expected)} in the model"
+    return shapes + _nearest(key, alike, "nearest of that shape in the file")
+
+
+def _nearest(key: str, candidates: list[str], title: str) -> str:
     near = difflib.get_close_matches(key, candidates, 1, cutoff=0.7)
-    return f"{key} (nearest in {where}: {near[0]})" if near else key
+    return f" ({title}: {near[0]})" if near else ""

@@ -170,6 +170,7 @@ def without_weights(name: str) -> nn.Module:
         (True, False, plain_meta),
         (True, True, meta_of_objects),
     ],
+    ids=["0.x-legacy-objects", "0.x-zip-plain", "1.x-legacy-plain", "1.x-zip-objects"],
 )
 @pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter:UserWarning")
 def test_every_official_file_fits_its_model(
