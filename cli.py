@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
-from .errors import DataError, PosedgeError
+from .errors import DataError, OutputError, PosedgeError
 
 INTERRUPTED = 130  # what a shell reports for a program stopped by Ctrl-C
 
@@ -109,14 +109,27 @@ def run_estimate(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_export(options: argparse.Namespace) -> int:
+    """Checkpoint to a verified ONNX file."""
+    from .export.source import open_source
+    from .progress import for_terminal
+
+    source = open_source(options.model, options.checkpoint, options.spec)
+    output = options.output or Path(f"{source.spec.name}.onnx")
+    _check_output(output, (Path(options.model), options.checkpoint))
+    with for_terminal() as progress:
+        source.fetch(progress)
+        source.export(output, None, progress)
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, verified on random input")
+    return 0
+
+
 def run_zoo(options: argparse.Namespace) -> int:
     """What there is."""
     from .export.zoo import ZOO
+    from .export.zoo_table import listing, markdown
 
-    for entry in ZOO.values():
-        width, height = entry.spec.input_wh
-        size = f"{height}x{width}"
-        print(f"{entry.name:28} {entry.spec.task:14} {size}  {entry.published}  {entry.checkpoint}")
+    print(markdown(ZOO.values()) if options.markdown else listing(ZOO.values()))
     return 0
 
 
@@ -127,6 +140,15 @@ def run_verify(options: argparse.Namespace) -> int:
     bundle = open_bundle(options.bundle)
     print(f"{bundle.directory}: every file is as it was sealed (variants: {', '.join(bundle.variants)})")
     return 0
+
+
+def _check_output(output: Path, inputs: Sequence[Path | None]) -> None:
+    """Refuse before the work what could not be written after it."""
+    if output.is_dir():
+        raise OutputError(f"{output} is a directory; name a file in it with -o")
+    for path in inputs:
+        if path is not None and path.exists() and output.exists() and output.samefile(path):
+            raise OutputError(f"{output}: the result would replace {path}; name another file with -o")
 
 
 def _boxes(texts: list[str] | None, width: int, height: int) -> list[list[float]]:
@@ -189,9 +211,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_deploy(commands.add_parser("deploy", help="checkpoint or ONNX to engines, measured"))
+    _add_export(commands.add_parser("export", help="checkpoint to a verified ONNX file"))
     _add_demo(commands.add_parser("demo", help="the main job on drawn pictures that the package carries"))
     _add_run(commands.add_parser("run", help="keypoints of one picture, drawn into it"))
     zoo = commands.add_parser("zoo", help="models known by name")
+    zoo.add_argument("--markdown", action="store_true", help="the published figures as tables in Markdown")
     zoo.set_defaults(run=run_zoo)
     verify = commands.add_parser("verify", help="check every file of a bundle")
     verify.add_argument("bundle", type=Path)
@@ -201,9 +225,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_deploy(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_deploy)
-    parser.add_argument("model", help="a name of the zoo (posedge zoo), or an ONNX file with --spec")
-    parser.add_argument("--checkpoint", type=Path, help="weights of a zoo model (.pth)")
-    parser.add_argument("--spec", type=Path, help="how the ONNX file is fed and read (JSON)")
+    _add_source(parser)
     data = parser.add_argument_group("data")
     data.add_argument(
         "--coco", type=Path, help="COCO in its usual layout: annotations/, val2017/, train2017/"
@@ -233,6 +255,22 @@ def _add_deploy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("out"), help="bundles go to OUTPUT/NAME (default: out)"
     )
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a name of the zoo (posedge zoo), or an ONNX file with --spec")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="weights of a zoo model (.pth, .safetensors; default: fetch the official)",
+    )
+    parser.add_argument("--spec", type=Path, help="how the ONNX file is fed and read (JSON)")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_export)
+    _add_source(parser)
+    parser.add_argument("-o", "--output", type=Path, help="ONNX file to write (default: NAME.onnx)")
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:

@@ -125,6 +125,7 @@ def _export(job: _Job) -> None:
         crops = next(batches(job.data, Preprocessor(job.spec), _VERIFIED_CROPS)).batch
         job.source.export(job.graph(REFERENCE), crops, job.progress)
 
+    job.source.fetch(job.progress)
     job.stage("export", job.source.inputs, (job.graph(REFERENCE).name,), work)
 
 

@@ -1,81 +1,78 @@
 """Checkpoint files become state dicts, and state dicts become weights of a model.
 
 Nothing in a file is ever executed: torch's restricted unpickler (``weights_only``) makes tensors and plain
-containers and refuses everything else.
+containers; where it meets anything else, ``unpickle`` reads the file and leaves the rest unmade.
 """
 
 import difflib
 import pickle
-import pickletools
-import re
 import warnings
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, require
+from ..progress import SILENT, Progress
+from .inert import Inert
+from .unpickle import read_inertly
+from .zoo import ZOO, build_model
 
 _PICKLE_SIGNATURE = b"\x80"  # legacy files, of torch before 1.6, are pickles one after the other
 _ZIP_SIGNATURE = b"PK"
-_LEGACY_PICKLES = 5  # a number, protocol, system, the object, the order of its storages; raw data follows
-
-# what torch's pickles name to make tensors and plain containers
-_TENSOR_GLOBALS = re.compile(
-    r"collections\.OrderedDict|torch\.(\w+Storage|Size|device|Tensor|b?float\d+|u?int\d+|bool)"
-    r"|torch\.storage\.\w+Storage|torch\._utils\._rebuild_\w+|torch\.nn\.parameter\.Parameter"
-)
+_SAFETENSORS_HEADER = 8  # bytes that give the length of the JSON text behind them
 
 _SHOWN = 4  # keys of each kind in a message; the counts say how many there are
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
+def read_checkpoint(path: Path, progress: Progress = SILENT) -> dict[str, Tensor]:
     """Read the state dict of a checkpoint file, its keys as mmpose 1.x names them.
 
-    Reads torch's legacy and zip formats; a dict that holds ``state_dict``, or a bare state dict. A leading
-    ``module.`` is stripped, mmpose 0.x's ``keypoint_head.`` becomes ``head.``, and
+    Reads torch's legacy and zip formats, a dict that holds ``state_dict`` or a bare state dict; and
+    safetensors. A leading ``module.`` is stripped, mmpose 0.x's ``keypoint_head.`` becomes ``head.``, and
     ``data_preprocessor.mean`` and ``.std`` are dropped, as mmpose 1.x does on load. Tensors are on the CPU
-    in the file's order and dtype.
+    in the file's order (safetensors: in its own) and dtype.
 
-    Raises CheckpointError when the file is missing, empty, cut short or no checkpoint, when its pickle asks
-    for anything but tensors and plain containers (nothing is executed; the message names what it asked
-    for), or when it holds no state dict.
+    Objects of other classes beside the state dict, such as a training's configuration, are neither made nor
+    executed; a note names them.
+
+    Raises CheckpointError when the file is missing, empty, cut short or no checkpoint, when its weights
+    depend on anything but tensors and plain containers, or its pickle asks for what runs code (nothing is
+    executed; the message names what it asked for), or when it holds no state dict. MissingExtraError
+    for a safetensors file where safetensors is not installed.
     """
-    _check_signature(path)
+    if _is_safetensors(path):
+        return _rename(_state_dict(_read_safetensors(path), path), path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual pickle protocols, which either load or do not
             content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = _refused_globals(path)
-        if not refused:
-            # torch's own words here advise to switch the protection off
-            raise _damaged(path, "its pickle cannot be read") from error
-        raise CheckpointError(
-            f"{path}: its pickle asks for {', '.join(refused)}; a checkpoint may hold only tensors and plain "
-            "containers. Nothing was executed. Save its state dict alone: "
-            "torch.save({'state_dict': model.state_dict()}, file)"
-        ) from error
+    except (pickle.UnpicklingError, UnicodeDecodeError):
+        return _rename(_read_other_objects(path, progress), path)
     except MemoryError as error:
-        raise CheckpointError(f"{path}: there is not enough memory to load it") from error
+        raise _no_memory(path) from error
     except Exception as error:  # torch raises whatever its readers meet in a damaged file
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise _damaged(path, f"torch: {first_line[:120]}") from error
+        raise _damaged(path, f"torch: {_first_line(error)}") from error
     return _rename(_state_dict(content, path), path)
 
 
-def load_checkpoint(model: nn.Module, path: Path) -> None:
+def load_checkpoint(
+    model: nn.Module, path: Path, progress: Progress = SILENT, name: str | None = None
+) -> None:
     """Load a checkpoint file into ``model``, key by key, converted to the model's dtypes.
 
+    ``name`` is what messages call the model; without one it is called by its class.
+
     Raises what ``read_checkpoint`` raises, and CheckpointError when a key is missing, surplus or of another
-    shape, or when a tensor holds NaN or infinity. The model is changed only when everything fits.
+    shape (the message says which model of the zoo the file fits), or when a tensor holds NaN or infinity.
+    The model is changed only when everything fits.
     """
-    state = read_checkpoint(path)
+    state = read_checkpoint(path, progress)
     own: Mapping[str, Tensor] = model.state_dict()
-    _check_fit(state, own, type(model).__name__, path)
+    _check_fit(state, own, name or type(model).__name__, path)
     for key, tensor in state.items():
         if tensor.is_floating_point() != own[key].is_floating_point():
             raise CheckpointError(
@@ -86,24 +83,82 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     model.load_state_dict(state, strict=True)
 
 
-def _check_signature(path: Path) -> None:
+def fitting_models(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the zoo's models whose keys and shapes are those of ``state``."""
+    shapes = {key: tensor.shape for key, tensor in state.items()}
+    return [name for name in ZOO if _zoo_shapes(name) == shapes]
+
+
+@cache  # building all of them takes seconds, and the zoo does not change
+def _zoo_shapes(name: str) -> dict[str, torch.Size]:
+    with torch.device("meta"):  # shapes without memory
+        return {key: tensor.shape for key, tensor in build_model(name).state_dict().items()}
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Look at the first bytes; raise CheckpointError for what is no checkpoint file at all."""
     if path.is_dir():
         raise CheckpointError(f"{path} is a directory; give the checkpoint file in it")
     try:
         with path.open("rb") as stream:
-            start = stream.read(8)
+            start = stream.read(_SAFETENSORS_HEADER + 1)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such checkpoint file") from error
     except OSError as error:
         raise CheckpointError(f"{path}: the checkpoint cannot be read ({error.strerror})") from error
     if not start:
         raise CheckpointError(f"{path} is empty. Download it again")
-    if start.startswith((_ZIP_SIGNATURE, _PICKLE_SIGNATURE)):
-        return
-    raise CheckpointError(
-        f"{path} is not a torch checkpoint (it begins with {start!r}). "
-        "Give a .pth file that torch.save wrote; a web page saved under that name is a common mistake"
-    )
+    if start.endswith(b"{") and len(start) > _SAFETENSORS_HEADER:
+        return True
+    if not start.startswith((_ZIP_SIGNATURE, _PICKLE_SIGNATURE)):
+        raise CheckpointError(
+            f"{path} is not a torch checkpoint (it begins with {start[:8]!r}). "
+            "Give a .pth file that torch.save wrote, or a .safetensors file; a web page saved under that "
+            "name is a common mistake"
+        )
+    return False
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    require("safetensors", "export")
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except MemoryError as error:
+        raise _no_memory(path) from error
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise _damaged(path, f"safetensors: {_first_line(error)}") from error
+
+
+def _read_other_objects(path: Path, progress: Progress) -> dict[str, Tensor]:
+    """The state dict of a file that holds more than tensors and plain containers."""
+    try:
+        read = read_inertly(path)
+    except CheckpointError:
+        raise
+    except MemoryError as error:
+        raise _no_memory(path) from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise _damaged(path, f"its pickle cannot be read: {_first_line(error)}") from error
+    state = _state_dict(read.content, path)
+    names = list(read.unknown)
+    if names:
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        progress.note(
+            f"{path.name}: beside the weights it holds objects of {', '.join(names[:_SHOWN])}{more}; "
+            "they were left unmade, nothing was executed"
+        )
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+def _no_memory(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path}: there is not enough memory to load it")
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:
@@ -113,44 +168,16 @@ def _damaged(path: Path, reason: str) -> CheckpointError:
     )
 
 
-def _refused_globals(path: Path) -> list[str]:
-    """The classes and functions that the file's pickles name and that are no part of tensors, in order."""
-    asked: dict[str, None] = {}
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    if name.endswith(".pkl"):
-                        with archive.open(name) as stream:
-                            asked.update(dict.fromkeys(_globals(stream)))
-        else:
-            with path.open("rb") as stream:
-                for _ in range(_LEGACY_PICKLES):
-                    asked.update(dict.fromkeys(_globals(stream)))
-    except (OSError, ValueError, zipfile.BadZipFile):
-        pass  # a damaged file: what was found before the damage still counts
-    return [name for name in asked if not _TENSOR_GLOBALS.fullmatch(name)]
-
-
-def _globals(stream: IO[bytes]) -> Iterator[str]:
-    """Names in one pickle, found by disassembling it; nothing is imported or run."""
-    strings: list[str] = []
-    for opcode, argument, _ in pickletools.genops(stream):
-        if opcode.name in ("GLOBAL", "INST"):
-            yield str(argument).replace(" ", ".")
-        elif opcode.name == "STACK_GLOBAL":
-            yield ".".join(strings[-2:])
-        elif isinstance(argument, str):
-            strings.append(argument)
-
-
 def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict) and "state_dict" in content:
         content = content["state_dict"]
+    _check_made(content, path)
     if not isinstance(content, dict) or not content:
         found = "an empty dict" if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{path} holds {found} where a state dict (names to tensors) is expected")
     for key, value in content.items():
+        _check_made(key, path)
+        _check_made(value, path)
         if not isinstance(key, str) or not _is_plain(value):
             kind = f"a {value.layout} tensor" if isinstance(value, Tensor) else type(value).__name__
             raise CheckpointError(
@@ -158,6 +185,16 @@ def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
                 "Save model.state_dict(), by itself or under the key 'state_dict'"
             )
     return content
+
+
+def _check_made(value: object, path: Path) -> None:
+    """Refuse a placeholder where the weights should be."""
+    if isinstance(value, Inert) or (isinstance(value, type) and issubclass(value, Inert)):
+        raise CheckpointError(
+            f"{path}: its weights depend on {value.asked_for}; a state dict may hold only tensors and plain "
+            "containers. Nothing was executed. Save it alone, where that is installed: "
+            "torch.save({'state_dict': model.state_dict()}, file)"
+        )
 
 
 def _is_plain(value: Any) -> bool:
@@ -185,15 +222,12 @@ def _check_fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], model: st
     if not missing and not surplus and not misshapen:
         return
     counts = f"keys missing: {len(missing)}, surplus: {len(surplus)}, of another shape: {len(misshapen)}"
-    lines = [
-        f"{path} does not fit {model} ({len(own)} keys): {counts}. Is it the checkpoint of another model?"
-    ]
+    fits = fitting_models(state)
+    hint = f"It fits {' and '.join(fits)}" if fits else "It fits no model of the zoo"
+    lines = [f"{path} does not fit {model} ({len(own)} keys): {counts}. {hint}"]
     lines += _listed("missing", (_with_nearest(key, surplus, "the file") for key in missing), len(missing))
     lines += _listed("surplus", (_with_nearest(key, missing, "the model") for key in surplus), len(surplus))
-    shapes = (
-        f"{key}: {list(state[key].shape)} in the file, {list(own[key].shape)} in the model"
-        for key in misshapen
-    )
+    shapes = (_with_shapes(key, state, own) for key in misshapen)
     lines += _listed("other shape", shapes, len(misshapen))
     raise CheckpointError("\n".join(lines))
 
@@ -204,5 +238,16 @@ def _listed(title: str, keys: Iterable[str], count: int) -> list[str]:
 
 
 def _with_nearest(key: str, candidates: list[str], where: str) -> str:
+    return key + _nearest(key, candidates, f"nearest in {where}")
+
+
+def _with_shapes(key: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    expected = own[key].shape
+    alike = [other for other in state if state[other].shape == expected]
+    shapes = f"{key}: {list(state[key].shape)} in the file, {list(expected)} in the model"
+    return shapes + _nearest(key, alike, "nearest of that shape in the file")
+
+
+def _nearest(key: str, candidates: list[str], title: str) -> str:
     near = difflib.get_close_matches(key, candidates, 1, cutoff=0.7)
-    return f"{key} (nearest in {where}: {near[0]})" if near else key
+    return f" ({title}: {near[0]})" if near else ""

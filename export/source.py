@@ -13,6 +13,7 @@ from ..errors import CheckpointError, GraphError
 from ..files import sha256_file
 from ..progress import Progress
 from ..runtime.spec import ModelSpec, read_spec
+from .download import cached_path, fetch
 from .zoo import ZOO, build_model, find_entry
 
 
@@ -21,37 +22,46 @@ class Source(ABC):
 
     spec: ModelSpec
 
+    def fetch(self, progress: Progress) -> None:
+        """Bring what is not on this machine yet."""
+        return
+
     @property
     @abstractmethod
     def inputs(self) -> Mapping[str, object]:
         """JSON values that decide the exported graph."""
 
     @abstractmethod
-    def export(self, path: Path, crops: NDArray[np.float32], progress: Progress) -> None:
+    def export(self, path: Path, crops: NDArray[np.float32] | None, progress: Progress) -> None:
         """Write the float32 graph to ``path``, proven equal to the model on random input and on ``crops``.
 
-        crops: (N, 3, H, W) float32, preprocessed.
+        crops: (N, 3, H, W) float32, preprocessed; None for random input alone.
         """
 
 
 @dataclass(frozen=True)
 class ZooSource(Source):
-    """A network of the zoo and its checkpoint."""
+    """A network of the zoo and its checkpoint, which ``fetch`` brings from ``address`` if there is one."""
 
     spec: ModelSpec
     checkpoint: Path
+    address: str | None = None
+
+    def fetch(self, progress: Progress) -> None:
+        if self.address is not None:
+            fetch(self.address, progress)
 
     @property
     def inputs(self) -> Mapping[str, object]:
         return {"model": self.spec.name, "checkpoint": sha256_file(self.checkpoint)}
 
-    def export(self, path: Path, crops: NDArray[np.float32], progress: Progress) -> None:
+    def export(self, path: Path, crops: NDArray[np.float32] | None, progress: Progress) -> None:
         from .checkpoints import load_checkpoint
         from .onnx_export import export_onnx
         from .verify import verify_export
 
         model = build_model(self.spec.name)
-        load_checkpoint(model, self.checkpoint)
+        load_checkpoint(model, self.checkpoint, progress, self.spec.name)
         export_onnx(model, self.spec, path, progress)
         try:
             verify_export(model, path, self.spec, crops, progress=progress)
@@ -71,18 +81,19 @@ class OnnxSource(Source):
     def inputs(self) -> Mapping[str, object]:
         return {"onnx": sha256_file(self.graph), "spec": self.spec.to_dict()}
 
-    def export(self, path: Path, crops: NDArray[np.float32], progress: Progress) -> None:
+    def export(self, path: Path, crops: NDArray[np.float32] | None, progress: Progress) -> None:
         from .onnx_export import prepare_onnx
 
         prepare_onnx(self.graph, self.spec, path, progress)
 
 
 def open_source(model: str, checkpoint: Path | None = None, spec: Path | None = None) -> Source:
-    """The source that ``model`` names: a zoo entry, which needs ``checkpoint``, or the path of an ONNX file.
+    """The source that ``model`` names: a zoo entry or the path of an ONNX file.
 
-    ``spec`` describes an ONNX file that does not carry its spec itself. Raises GraphError for a name that is
-    neither, for an option that does not go with the model, and for an unusable spec; CheckpointError when
-    the checkpoint is not given or not there.
+    ``checkpoint`` replaces the official one of a zoo entry, which ``Source.fetch`` brings. ``spec`` describes
+    an ONNX file that does not carry its spec itself. Raises GraphError for a name that is neither, for an
+    option that does not go with the model, and for an unusable spec; CheckpointError when the checkpoint is
+    not there.
     """
     path = Path(model)
     if model not in ZOO and (path.suffix == ".onnx" or path.is_file()):
@@ -95,12 +106,11 @@ def open_source(model: str, checkpoint: Path | None = None, spec: Path | None = 
     if spec is not None:
         raise GraphError(f"{model}: the zoo knows its spec; --spec goes with an ONNX file")
     if checkpoint is None:
-        raise CheckpointError(
-            f"{model}: no checkpoint was given. Download {entry.checkpoint} and pass --checkpoint FILE"
-        )
+        return ZooSource(entry.spec, cached_path(entry.checkpoint), entry.checkpoint)
     if not checkpoint.is_file():
         raise CheckpointError(
-            f"{checkpoint}: there is no such file. The official weights of {model} are at {entry.checkpoint}"
+            f"{checkpoint}: there is no such file. Without --checkpoint the official weights of {model} are "
+            f"fetched from {entry.checkpoint}"
         )
     return ZooSource(entry.spec, checkpoint)
 

@@ -1,6 +1,10 @@
 """Real data (``../shared`` beside the repository, or $POSEDGE_SHARED), and a network that is small."""
 
+import functools
+import http.server
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +103,48 @@ def small_pose(small_spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) 
     path = tmp_path_factory.mktemp("small") / "small_pose.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *arguments: object) -> None:
+        return None
+
+
+@pytest.fixture
+def small_zoo_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A model that the zoo has for one test; a server on this machine has its weights, the cache is empty."""
+    import torch
+
+    from posedge.export.zoo import ZOO
+    from posedge.export.zoo_entry import PoseFigures, ZooEntry
+    from posedge.files import sha256_file
+
+    class Network(torch.nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 17, 3, 2, 1))
+
+    served = tmp_path / "served"
+    served.mkdir()
+    torch.manual_seed(0)
+    torch.save({"meta": {}, "state_dict": Network().state_dict()}, served / "weights")
+    file = f"small_coco_64x48-{sha256_file(served / 'weights')[:8]}_20200727.pth"
+    (served / "weights").rename(served / file)
+    handler = functools.partial(_QuietHandler, directory=str(served))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    entry = ZooEntry(
+        spec=ModelSpec(name="small_64x48", input_wh=(48, 64), heatmap_wh=(12, 16)),
+        network=Network,
+        parameters=1_465,
+        macs=401_280,
+        published=PoseFigures(0.1, 0.2, 0.3, 0.4, 0.5),
+        checkpoint=f"http://127.0.0.1:{server.server_port}/{file}",
+    )
+    monkeypatch.setitem(ZOO, entry.name, entry)
+    monkeypatch.setenv("POSEDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield entry.name
+    server.shutdown()
+    thread.join()
+    server.server_close()

@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from posedge.cli import main
+from posedge.export.download import cached_path
+from posedge.export.graphs import load_graph, spec_of
+from posedge.export.zoo import ZOO, build_model
 from posedge.runtime.bundle import VariantFiles, seal_bundle
 from posedge.runtime.images import read_image
 from posedge.runtime.spec import ModelSpec
@@ -70,8 +74,109 @@ def test_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:
 def test_zoo_lists_models_with_their_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["zoo"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("rsn_18_256x192 "))
-    assert "0.704" in line
-    assert "rsn18_coco_256x192-72f4b4a7_20201127.pth" in line
+    for text in ("pose", "256x192", "9.14 M", "2.25 G", "0.704", "rsn18_coco_256x192-72f4b4a7_20201127.pth"):
+        assert text in line
+
+
+def test_zoo_in_markdown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["zoo", "--markdown"]) == 0
+    assert "| [rsn_18_256x192](https://" in capsys.readouterr().out
+
+
+def test_listing_the_zoo_needs_no_torch() -> None:
+    program = "import sys; from posedge.cli import main; main(['zoo']); print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "False"
+
+
+def test_export_fetches_the_official_weights_once(
+    small_zoo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    official = cached_path(ZOO[small_zoo_model].checkpoint)
+    assert main(["export", small_zoo_model]) == 0
+    said = capsys.readouterr()
+    assert f"fetch {official.name}: done" in said.err
+    assert f"{small_zoo_model}.onnx" in said.out
+    assert "verified" in said.out
+    graph = load_graph(tmp_path / f"{small_zoo_model}.onnx")
+    assert spec_of(graph, "graph") == ZOO[small_zoo_model].spec
+    assert main(["zoo"]) == 0
+    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith(small_zoo_model)]
+    assert listed[0].endswith("yes")
+
+    assert main(["export", small_zoo_model, "-o", "deeper/again.onnx"]) == 0
+    assert "fetch" not in capsys.readouterr().err
+    assert (tmp_path / "deeper" / "again.onnx").read_bytes() == (
+        tmp_path / f"{small_zoo_model}.onnx"
+    ).read_bytes()
+
+
+def test_export_takes_a_file(
+    small_zoo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POSEDGE_CACHE", str(tmp_path / "untouched"))
+    state = build_model(small_zoo_model).state_dict()
+    save_file(state, tmp_path / "own.safetensors")
+    assert main(["export", small_zoo_model, "--checkpoint", "own.safetensors"]) == 0
+    assert (tmp_path / f"{small_zoo_model}.onnx").is_file()
+    assert not (tmp_path / "untouched").exists()
+    state["0.weigth"] = state.pop("0.weight")
+    save_file(state, tmp_path / "misspelt.safetensors")
+    capsys.readouterr()
+    assert main(["export", small_zoo_model, "--checkpoint", "misspelt.safetensors", "-o", "no.onnx"]) == 1
+    said = capsys.readouterr().err
+    assert (
+        f"misspelt.safetensors does not fit {small_zoo_model} (4 keys): keys missing: 1, surplus: 1" in said
+    )
+    assert "missing: 0.weight (nearest in the file: 0.weigth)" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "no.onnx").exists()
+
+
+def test_export_refuses_an_output_that_would_destroy_something(
+    small_pose: Path,
+    small_spec: ModelSpec,
+    small_zoo_model: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, spec = tmp_path / "small_pose.onnx", tmp_path / "spec.json"
+    model.write_bytes(small_pose.read_bytes())
+    spec.write_text(small_spec.to_json())
+    command = ["export", str(model), "--spec", str(spec), "-o"]
+    assert main([*command, str(model)]) == 1
+    assert "would replace" in capsys.readouterr().err
+    assert model.read_bytes() == small_pose.read_bytes()
+    assert main([*command, str(tmp_path)]) == 1
+    assert "is a directory" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "out.onnx")]) == 0
+    assert spec_of(load_graph(tmp_path / "out.onnx"), "out") == small_spec
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"weights")
+    assert main(["export", small_zoo_model, "--checkpoint", str(weights), "-o", str(weights)]) == 1
+    assert "would replace" in capsys.readouterr().err
+    assert weights.read_bytes() == b"weights"
+
+
+def test_without_a_network_export_says_where_to_put_which_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POSEDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there: no network
+    assert main(["export", "rsn_18_256x192"]) == 1
+    file = "rsn18_coco_256x192-72f4b4a7_20201127.pth"
+    said = capsys.readouterr().err
+    assert ZOO["rsn_18_256x192"].checkpoint in said
+    assert f"put it at {tmp_path / 'cache' / file}" in said
+    assert os.listdir(tmp_path / "cache") == []
+
+
+def test_an_unknown_name_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["export", "pose_resnext50_256x192"], ["export", "resnext50"]):
+        assert main(command) == 1
+        assert "did you mean" in capsys.readouterr().err
 
 
 def test_verify_accepts_a_sealed_bundle_and_refuses_a_changed_one(

@@ -112,6 +112,12 @@ def test_a_bundle_runs_and_its_receipt_says_what_was_measured(options: DeployOpt
     assert ((scores >= 0) & (scores <= 1)).all()
 
 
+def test_a_model_of_the_zoo_brings_its_own_weights(options: DeployOptions, small_zoo_model: str) -> None:
+    outcome = deploy(replace(options, model=small_zoo_model, spec=None, precisions=("fp32",)))
+    assert set(open_bundle(outcome.directory).variants) == {"fp32"}
+    assert outcome.directory.name == small_zoo_model
+
+
 def test_a_second_run_does_nothing_and_a_change_only_what_depends_on_it(options: DeployOptions) -> None:
     first = deploy(options)
     sealed = (first.directory / "bundle.json").read_bytes()
@@ -199,7 +205,7 @@ def test_calibrating_on_the_measured_images_is_said(options: DeployOptions) -> N
     ("change", "error", "message"),
     [
         ({"model": "rsn_18"}, GraphError, "did you mean rsn_18_256x192"),
-        ({"model": "rsn_18_256x192", "spec": None}, CheckpointError, "--checkpoint"),
+        ({"model": "rsn_18_256x192", "spec": None}, CheckpointError, "cannot be reached.*--checkpoint"),
         ({"model": "rsn_18_256x192"}, GraphError, "--spec goes with an ONNX file"),
         ({"model": "missing.onnx"}, GraphError, r"missing\.onnx"),
         ({"spec": None}, GraphError, "spec"),
@@ -208,7 +214,16 @@ def test_calibrating_on_the_measured_images_is_said(options: DeployOptions) -> N
         ({"limit": 0}, DataError, "positive"),
     ],
 )
-def test_wrong_options_are_named(options: DeployOptions, change: dict, error: type, message: str) -> None:
+def test_wrong_options_are_named(
+    options: DeployOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict,
+    error: type,
+    message: str,
+) -> None:
+    monkeypatch.setenv("POSEDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there: no network
     with pytest.raises(error, match=message):
         deploy(replace(options, **change))
 
