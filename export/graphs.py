@@ -1,6 +1,7 @@
 """ONNX files: loading with clear errors, running, and the spec that travels inside."""
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -171,13 +172,21 @@ def run_graph(
     names = list(outputs) if outputs is not None else [value.name for value in model.graph.output]
     feed = {graph_input(model, "the graph").name: batch}
     try:
-        session = onnxruntime.InferenceSession(serialize(model), options, providers=["CPUExecutionProvider"])
+        session = _session(model, options)
         values: list[NDArray[Any]] = [np.asarray(value) for value in session.run(names, feed)]
     except GraphError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common class of their own
         raise GraphError(f"onnxruntime cannot run the graph: {first_line(error)}") from error
     return dict(zip(names, values, strict=True))
+
+
+def _session(model: ModelProto, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """From a file, for beside the bytes of a large model there is little room for what is made of them."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "graph.onnx"
+        path.write_bytes(serialize(model))
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _parse(path: Path) -> ModelProto:

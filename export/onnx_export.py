@@ -12,7 +12,8 @@ from onnx import ModelProto, TensorProto
 from torch import nn
 
 from ..errors import GraphError
-from ..progress import SILENT, Progress
+from ..memory import return_large_blocks
+from ..progress import SILENT, Progress, Task
 from ..runtime.spec import ModelSpec
 from .graphs import (
     BATCH_AXIS,
@@ -50,12 +51,8 @@ def export_onnx(model: nn.Module, spec: ModelSpec, path: Path, progress: Progres
     would change its outputs; OutputError when ``path`` cannot be written.
     """
     with progress.task(f"export {spec.name}", 1.0) as task:
-        graph = _from_torch(model, spec)
-        task.update(0.5, 1.0)
-        check_graph(graph, spec.name)
-        check_spec(graph, spec, spec.name)
         passes = [NameNodes(), FixResizeScales(), Simplify(), LowerOpset(), *_finishing(spec)]
-        graph = apply_passes(graph, passes, random_batch(spec, _BATCH))
+        graph = apply_passes(_checked_graph(model, spec, task), passes, random_batch(spec, _BATCH))
         if opset_of(graph) != OPSET:
             raise GraphError(f"{spec.name}: the graph came out in opset {opset_of(graph)}, not {OPSET}")
         save_graph(graph, path)
@@ -95,6 +92,15 @@ def _finishing(spec: ModelSpec) -> Sequence[GraphPass]:
     return [DeclareShapes(spec), StripMetadata(spec.name), EmbedSpec(spec)]
 
 
+def _checked_graph(model: nn.Module, spec: ModelSpec, task: Task) -> ModelProto:
+    return_large_blocks()
+    graph = _from_torch(model, spec)
+    task.update(0.5, 1.0)
+    check_graph(graph, spec.name)
+    check_spec(graph, spec, spec.name)
+    return graph
+
+
 def _from_torch(model: nn.Module, spec: ModelSpec) -> ModelProto:
     """The graph as torch's exporter gives it.
 
@@ -105,7 +111,7 @@ def _from_torch(model: nn.Module, spec: ModelSpec) -> ModelProto:
     simplification) and knows its output shape; it folds ConvTranspose and batch norm; and the other one is
     deprecated. Both are right for every batch size.
     """
-    network = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    network = _on_cpu(model)
     example = torch.from_numpy(random_batch(spec, _BATCH))
     axes = ({0: torch.export.Dim(BATCH_AXIS, min=1)},)
     with _quiet():
@@ -125,7 +131,18 @@ def _from_torch(model: nn.Module, spec: ModelSpec) -> ModelProto:
     if program is None:
         raise GraphError(f"{spec.name}: torch's exporter gave no graph")
     graph: ModelProto = program.model_proto
+    del program
+    return_large_blocks()  # the exporter's objects hold the weights once more, in cycles
     return graph
+
+
+def _on_cpu(model: nn.Module) -> nn.Module:
+    """``model`` in eval mode as float32 on the CPU; a copy unless it is that already."""
+    tensors = (*model.parameters(), *model.buffers())
+    right = all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.int64) for t in tensors)
+    if right and not model.training:
+        return model
+    return copy.deepcopy(model).to("cpu", torch.float32).eval()
 
 
 @contextmanager

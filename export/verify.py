@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import GraphError
+from ..memory import return_large_blocks
 from ..progress import SILENT, Progress
 from ..runtime.spec import ModelSpec
 from .graphs import check_spec, load_graph, random_batch, run_graph
@@ -77,6 +78,7 @@ def verify_export(
     check_spec(graph, spec, str(path))
     cases = list(_cases(spec, crops, batches))
     comparisons = []
+    return_large_blocks()
     with progress.task(f"verify {spec.name}", len(cases)) as task:
         for index, (inputs, batch) in enumerate(cases):
             expected = _torch_output(model, batch)

@@ -6,7 +6,7 @@ from torch import nn
 # The last norm of a residual block is small, so that a hundred blocks add up to what a few would; cross-stage
 # skips and the inner steps of RSN's blocks, which are sums too, are damped less.
 _GAINS = (
-    ((".bn3", ".conv_bn3.bn"), 0.3),
+    ((".bn3", ".conv_bn3.bn"), 0.1),
     ((".out_skip1.bn", ".out_skip2.bn"), 0.4),
 )
 _RSN_STEP = ".conv_bn_relu2_"
