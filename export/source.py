@@ -13,6 +13,7 @@ from ..errors import CheckpointError, GraphError
 from ..files import sha256_file
 from ..progress import Progress
 from ..runtime.spec import ModelSpec, read_spec
+from .graph_options import PLAIN, GraphOptions
 from .zoo import ZOO, build_model, find_entry
 
 
@@ -40,10 +41,15 @@ class ZooSource(Source):
 
     spec: ModelSpec
     checkpoint: Path
+    options: GraphOptions = PLAIN
 
     @property
     def inputs(self) -> Mapping[str, object]:
-        return {"model": self.spec.name, "checkpoint": sha256_file(self.checkpoint)}
+        return {
+            "model": self.spec.name,
+            "checkpoint": sha256_file(self.checkpoint),
+            "options": self.options.inputs,
+        }
 
     def export(self, path: Path, crops: NDArray[np.float32], progress: Progress) -> None:
         from .checkpoints import load_checkpoint
@@ -52,7 +58,7 @@ class ZooSource(Source):
 
         model = build_model(self.spec.name)
         load_checkpoint(model, self.checkpoint)
-        export_onnx(model, self.spec, path, progress)
+        export_onnx(model, self.spec, path, progress, self.options)
         try:
             verify_export(model, path, self.spec, crops, progress=progress)
         except GraphError:
@@ -66,21 +72,29 @@ class OnnxSource(Source):
 
     spec: ModelSpec
     graph: Path
+    options: GraphOptions = PLAIN
 
     @property
     def inputs(self) -> Mapping[str, object]:
-        return {"onnx": sha256_file(self.graph), "spec": self.spec.to_dict()}
+        return {
+            "onnx": sha256_file(self.graph),
+            "spec": self.spec.to_dict(),
+            "options": self.options.inputs,
+        }
 
     def export(self, path: Path, crops: NDArray[np.float32], progress: Progress) -> None:
         from .onnx_export import prepare_onnx
 
-        prepare_onnx(self.graph, self.spec, path, progress)
+        prepare_onnx(self.graph, self.spec, path, progress, self.options)
 
 
-def open_source(model: str, checkpoint: Path | None = None, spec: Path | None = None) -> Source:
+def open_source(
+    model: str, checkpoint: Path | None = None, spec: Path | None = None, options: GraphOptions = PLAIN
+) -> Source:
     """The source that ``model`` names: a zoo entry, which needs ``checkpoint``, or the path of an ONNX file.
 
-    ``spec`` describes an ONNX file that does not carry its spec itself. Raises GraphError for a name that is
+    ``spec`` describes an ONNX file that does not carry its spec itself. ``options`` are the rewrites of the
+    exported graph. Raises GraphError for a name that is
     neither, for an option that does not go with the model, and for an unusable spec; CheckpointError when
     the checkpoint is not given or not there.
     """
@@ -90,7 +104,7 @@ def open_source(model: str, checkpoint: Path | None = None, spec: Path | None = 
             raise GraphError(
                 f"{path}: an ONNX file has its weights inside; --checkpoint goes with a zoo model"
             )
-        return _onnx_source(path, spec)
+        return _onnx_source(path, spec, options)
     entry = find_entry(model)
     if spec is not None:
         raise GraphError(f"{model}: the zoo knows its spec; --spec goes with an ONNX file")
@@ -102,10 +116,10 @@ def open_source(model: str, checkpoint: Path | None = None, spec: Path | None = 
         raise CheckpointError(
             f"{checkpoint}: there is no such file. The official weights of {model} are at {entry.checkpoint}"
         )
-    return ZooSource(entry.spec, checkpoint)
+    return ZooSource(entry.spec, checkpoint, options)
 
 
-def _onnx_source(path: Path, spec: Path | None) -> OnnxSource:
+def _onnx_source(path: Path, spec: Path | None, options: GraphOptions) -> OnnxSource:
     from .graphs import load_graph, spec_of
 
     graph = load_graph(path)
@@ -114,4 +128,4 @@ def _onnx_source(path: Path, spec: Path | None) -> OnnxSource:
         raise GraphError(
             f"spec: the name {found.name!r} becomes a directory; use letters, digits, '.', '_' and '-'"
         )
-    return OnnxSource(found, path)
+    return OnnxSource(found, path, options)
