@@ -162,10 +162,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: a positive number is expected")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a positive whole number is expected")
+    return int(text)
 
 
 def _precisions(text: str) -> tuple[str, ...]:
@@ -263,7 +262,7 @@ def _add_graph_options(parser: argparse.ArgumentParser) -> None:
         "--dla-friendly", action="store_true", help="crop behind transposed convolutions, not pad in them"
     )
     graph.add_argument(
-        "--merge-groups", type=_positive, metavar="N", help="at most N groups in a grouped convolution"
+        "--merge-groups", type=_positive, metavar="N", help="merge convolutions of more groups into N"
     )
 
 

@@ -35,7 +35,9 @@ class GraphOptions:
         """What is done, for a report; nothing where nothing is."""
         lines = []
         if self.merge_groups is not None:
-            lines.append(f"Graph: grouped convolutions are merged into at most {self.merge_groups} group(s).")
+            lines.append(
+                f"Graph: convolutions of more groups are merged into {self.merge_groups}, where possible."
+            )
         if self.pad_channels:
             lines.append("Graph: channels are padded with zeros to multiples of 32.")
         if self.dla_friendly:

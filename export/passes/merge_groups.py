@@ -1,5 +1,7 @@
 """Grouped convolutions in fewer groups, whose weights are block-diagonal."""
 
+from collections.abc import Sequence
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,8 @@ class MergeGroups(GraphPass):
     Neighbouring groups become one whose weights are zero between the old ones, so the result is the same.
     The price is arithmetic on these zeros: G groups merged into N make G / N times the weights and the
     MACs of the layer. Left alone: a layer with no more than ``groups`` groups, one whose groups ``groups``
-    does not divide, and one whose weights are computed.
+    does not divide, and one whose weights are computed. A number that divides those of no layer is refused:
+    it is not what was meant.
     """
 
     def __init__(self, groups: int, report: Report = unheard) -> None:
@@ -32,6 +35,7 @@ class MergeGroups(GraphPass):
     def edit(self, model: ModelProto) -> ModelProto:
         constants = Constants(model.graph)
         merged, left = 0, []
+        undivided: list[int] = []
         for node in model.graph.node:
             groups = _groups(node)
             if groups <= self._groups:
@@ -41,10 +45,13 @@ class MergeGroups(GraphPass):
                 left.append(f"{node.name}: its weights are computed")
             elif groups % self._groups:
                 left.append(f"{node.name}: {self._groups} does not divide its {groups} groups")
+                undivided.append(groups)
             else:
                 constants.replace(node, 1, merge(weight, groups, self._groups))
                 set_attributes(node, group=self._groups)
                 merged += 1
+        if undivided and not merged:
+            raise GraphError(_unfit(self._groups, undivided))
         self._report(f"{merged} convolutions merged into {self._groups} groups")
         for reason in left:
             self._report(f"left alone: {reason}")
@@ -65,6 +72,17 @@ def merge(weight: NDArray[Any], groups: int, merged: int) -> NDArray[Any]:
         place = group % together * columns
         result[inside, place : place + columns] = weight[inside]
     return result
+
+
+def _unfit(wanted: int, present: Sequence[int]) -> str:
+    """What to say of a number that divides none of those in the graph."""
+    counts = ", ".join(str(count) for count in sorted(set(present)))
+    common = gcd(*present)
+    fitting = [str(count) for count in range(1, common + 1) if common % count == 0 and count < max(present)]
+    return (
+        f"--merge-groups {wanted}: the convolutions of this graph have {counts} groups, and {wanted} divides "
+        f"none of them. Numbers that do: {', '.join(fitting)}"
+    )
 
 
 def _groups(node: NodeProto) -> int:

@@ -5,6 +5,7 @@ import pytest
 
 from posedge.errors import GraphError
 from posedge.export.graph_cost import cost_of
+from posedge.export.passes.base import apply_passes
 from posedge.export.passes.merge_groups import MergeGroups, merge
 
 
@@ -45,16 +46,46 @@ def test_what_cannot_be_merged_stays_and_is_named(net, rewritten, attribute):
     stem = network.conv("input", 12)
     few = network.conv(stem, 12, group=2)
     odd = network.conv(few, 12, group=3)
+    even = network.conv(odd, 12, group=6)
     computed = network.op("Mul", network.random("w", 12, 3, 1, 1), network.random("factor", 1))
-    last = network.op("Conv", odd, computed, channels=12, group=4)
+    last = network.op("Conv", even, computed, channels=12, group=4)
     heard: list[str] = []
     result = rewritten(network, MergeGroups(2, heard.append), last)
-    assert [attribute(result, name, "group") for name in ("conv1", "conv2", "conv4")] == [2, 3, 4]
+    names = ("conv1", "conv2", "conv3", "conv5")
+    assert [attribute(result, name, "group") for name in names] == [2, 3, 2, 4]
     assert heard == [
-        "0 convolutions merged into 2 groups",
+        "1 convolutions merged into 2 groups",
         "left alone: conv2: 2 does not divide its 3 groups",
-        "left alone: conv4: its weights are computed",
+        "left alone: conv5: its weights are computed",
     ]
+
+
+@pytest.mark.parametrize(
+    ("groups", "wrong", "counts", "fitting"),
+    [
+        ([8, 8], 3, "8", "1, 2, 4"),
+        ([24], 5, "24", "1, 2, 3, 4, 6, 8, 12"),
+        ([4, 6, 12], 5, "6, 12", "1, 2, 3, 6"),  # 4 is fewer than 5
+        ([12, 8], 7, "8, 12", "1, 2, 4"),
+    ],
+)
+def test_a_number_that_divides_no_groups_is_refused(net, groups, wrong, counts, fitting):
+    network = net()
+    last = network.conv("input", 24)
+    for group in groups:
+        last = network.conv(last, 24, group=group)
+    with pytest.raises(GraphError) as caught:
+        apply_passes(network.model(last), [MergeGroups(wrong)], network.batch(1))
+    assert f"--merge-groups {wrong}: the convolutions of this graph have {counts} groups" in str(caught.value)
+    assert str(caught.value).endswith(f"Numbers that do: {fitting}")
+
+
+def test_merging_again_or_into_more_groups_changes_nothing(net, rewritten):
+    network = net()
+    last = network.conv(network.conv("input", 16), 16, group=8)
+    once = rewritten(network, MergeGroups(2), last)
+    for groups in (2, 4):
+        assert apply_passes(once, [MergeGroups(groups)], network.batch(1)) == once
 
 
 def test_a_weight_that_two_layers_share_is_merged_for_the_one_that_is_grouped(net, rewritten, constants):
