@@ -19,12 +19,18 @@ from posedge.export.passes.base import GraphPass, apply_passes, relative_differe
 
 
 class Net:
-    """A network under construction; every method adds a node and returns the name of what it gives."""
+    """A network under construction; every method adds a node and returns the name of what it gives.
 
-    def __init__(self, channels: int = 3, height: int = 16, width: int = 12, opset: int = 17) -> None:
+    whole: weights, biases and the input are -1, 0 and 1, so sums are the same bits in whatever order.
+    """
+
+    def __init__(
+        self, channels: int = 3, height: int = 16, width: int = 12, opset: int = 17, whole: bool = False
+    ) -> None:
         self.channels = {"input": channels}
         self.shape = (channels, height, width)
         self.opset = opset
+        self.whole = whole
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.rng = np.random.default_rng(0)
@@ -54,12 +60,11 @@ class Net:
         self, source: str, channels: int, kernel: int = 3, group: int = 1, bias: bool = True, stride: int = 1
     ) -> str:
         inside = self.channels[source] // group
-        weight = self.rng.standard_normal((channels, inside, kernel, kernel)) / (inside * kernel**2) ** 0.5
         name = f"conv{len(self.nodes)}"
-        inputs = [source, self.const(f"{name}.weight", weight.astype(np.float32))]
+        weight = self._values((channels, inside, kernel, kernel), inside * kernel**2)
+        inputs = [source, self.const(f"{name}.weight", weight)]
         if bias:
-            value = self.rng.standard_normal(channels).astype(np.float32)
-            inputs.append(self.const(f"{name}.bias", value))
+            inputs.append(self.const(f"{name}.bias", self._values((channels,))))
         pads = [kernel // 2] * 4
         return self.op("Conv", *inputs, channels=channels, group=group, pads=pads, strides=[stride, stride])
 
@@ -73,12 +78,11 @@ class Net:
         **attributes: Any,
     ) -> str:
         inside = self.channels[source]
-        weight = self.rng.standard_normal((inside, channels // group, kernel, kernel)) / inside**0.5
         name = f"convtranspose{len(self.nodes)}"
-        inputs = [source, self.const(f"{name}.weight", weight.astype(np.float32))]
+        weight = self._values((inside, channels // group, kernel, kernel), inside)
+        inputs = [source, self.const(f"{name}.weight", weight)]
         if bias:
-            value = self.rng.standard_normal(channels).astype(np.float32)
-            inputs.append(self.const(f"{name}.bias", value))
+            inputs.append(self.const(f"{name}.bias", self._values((channels,))))
         return self.op("ConvTranspose", *inputs, channels=channels, group=group, **attributes)
 
     def model(self, *outputs: str) -> ModelProto:
@@ -98,7 +102,15 @@ class Net:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
 
     def batch(self, size: int = 3) -> NDArray[np.float32]:
-        return np.random.default_rng(size).standard_normal((size, *self.shape)).astype(np.float32)
+        rng, shape = np.random.default_rng(size), (size, *self.shape)
+        values = rng.integers(-1, 2, shape) if self.whole else rng.standard_normal(shape)
+        return values.astype(np.float32)
+
+    def _values(self, shape: tuple[int, ...], sums: int = 1) -> NDArray[np.float32]:
+        """Random weights; ``sums`` of them make one output, and keep it of the size of the input."""
+        if self.whole:
+            return self.rng.integers(-1, 2, shape).astype(np.float32)
+        return (self.rng.standard_normal(shape) / sums**0.5).astype(np.float32)
 
 
 @pytest.fixture
@@ -111,7 +123,10 @@ Rewritten = Callable[..., ModelProto]
 
 @pytest.fixture
 def rewritten() -> Rewritten:
-    """Applies a pass; the graph that comes out computes the same, shapes included, and lints clean."""
+    """Applies a pass; the graph that comes out computes the same, shapes included, and lints clean.
+
+    The same is to 1e-6 of the largest value, and to the last bit for whole numbers.
+    """
 
     def apply(net: Net, step: GraphPass, *outputs: str) -> ModelProto:
         model = net.model(*outputs)
@@ -125,7 +140,9 @@ def rewritten() -> Rewritten:
                 actual = run_graph(result, net.batch(size), optimise=optimise)
                 assert set(actual) == set(expected)
                 for name in expected:
-                    assert relative_difference(expected[name], actual[name]) < 1e-6
+                    difference = relative_difference(expected[name], actual[name])
+                    assert difference == 0 if net.whole else difference < 1e-6
+                    assert not net.whole or 0 < np.abs(expected[name]).max() < 2**20
         assert [value.name for value in result.graph.input] == ["input"]
         return result
 

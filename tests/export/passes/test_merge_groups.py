@@ -11,8 +11,9 @@ from posedge.export.passes.merge_groups import MergeGroups, merge
 
 @pytest.mark.parametrize("merged", [1, 2, 4])
 @pytest.mark.parametrize(("channels", "group"), [(16, 8), (24, 8), (12, 12)])
-def test_groups_of_any_kind_are_merged(net, rewritten, constants, attribute, channels, group, merged):
-    network = net()
+@pytest.mark.parametrize("whole", [False, True])
+def test_groups_of_any_kind_are_merged(net, rewritten, constants, attribute, channels, group, merged, whole):
+    network = net(whole=whole)
     stem = network.conv("input", channels)
     grouped = network.op("Relu", network.conv(stem, 2 * channels, group=group))
     result = rewritten(network, MergeGroups(merged), network.conv(grouped, 5, 1))
@@ -20,7 +21,8 @@ def test_groups_of_any_kind_are_merged(net, rewritten, constants, attribute, cha
     weight = constants(result)["conv1.weight"]
     assert weight.shape == (2 * channels, channels // merged, 3, 3)
     # block-diagonal: as many values as before, the rest zero
-    assert np.count_nonzero(weight) == 2 * channels * (channels // group) * 9
+    if not whole:
+        assert np.count_nonzero(weight) == 2 * channels * (channels // group) * 9
 
 
 def test_a_depthwise_convolution_becomes_an_ordinary_one(net, rewritten, constants):

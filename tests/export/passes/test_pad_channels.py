@@ -28,9 +28,10 @@ def test_a_chain_is_padded_between_its_ends(net, rewritten, constants):
     assert not values["conv2.weight"][:, 10:].any()
 
 
-def test_split_and_concat_pad_every_branch_behind_its_own_channels(net, rewritten, constants):
+@pytest.mark.parametrize("whole", [False, True])
+def test_split_and_concat_pad_every_branch_behind_its_own_channels(net, rewritten, constants, whole):
     """RSN's unit: four branches, each added to the next, so all segments are one class."""
-    network = net()
+    network = net(whole=whole)
     branches = network.split(network.op("Relu", network.conv("input", 12, 1)), [3, 3, 3, 3])
     last = network.conv(branches[0], 3)
     done = [last]

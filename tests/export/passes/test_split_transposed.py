@@ -38,8 +38,9 @@ def operators(model):
         {"pads": [1, 1, 1, 1], "strides": [2, 2], "bias": False, "kernel_shape": [4, 4]},
     ],
 )
-def test_padding_becomes_a_crop(net, rewritten, attribute, attributes):
-    network = net()
+@pytest.mark.parametrize("whole", [False, True])
+def test_padding_becomes_a_crop(net, rewritten, attribute, attributes, whole):
+    network = net(whole=whole)
     result = rewritten(network, SplitTransposed(), up(network, **attributes))
     assert operators(result) == {"Conv": 2, "ConvTranspose": 1, "Slice": 1}
     assert [attribute(result, "convtranspose1", name) for name in PADDING] == [None] * 4
