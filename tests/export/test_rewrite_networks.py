@@ -198,6 +198,7 @@ def test_tinypose_has_no_convolution_of_groups_that_7_divides(
         rewrite(prepared, GraphOptions(merge_groups=7), random_batch(tinypose_spec, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "groups", "unfit"), [(ResNeXt, 32, 5), (ResNeSt, 2, None)], ids=["resnext", "resnest"]
 )
