@@ -4,10 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from . import __version__
 from .errors import DataError, OutputError, PosedgeError
+
+if TYPE_CHECKING:
+    from .export.graph_options import GraphOptions
 
 INTERRUPTED = 130  # what a shell reports for a program stopped by Ctrl-C
 
@@ -64,6 +67,7 @@ def run_deploy(options: argparse.Namespace) -> int:
         batch_sizes=options.batch_sizes,
         threads=options.threads,
         build_timeout_s=options.build_timeout,
+        graph=_graph_options(options),
     )
     with for_terminal() as progress:
         outcome = deploy(deploy_options, progress)
@@ -114,7 +118,7 @@ def run_export(options: argparse.Namespace) -> int:
     from .export.source import open_source
     from .progress import for_terminal
 
-    source = open_source(options.model, options.checkpoint, options.spec)
+    source = open_source(options.model, options.checkpoint, options.spec, _graph_options(options))
     output = options.output or Path(f"{source.spec.name}.onnx")
     _check_output(output, (Path(options.model), options.checkpoint))
     with for_terminal() as progress:
@@ -151,6 +155,13 @@ def _check_output(output: Path, inputs: Sequence[Path | None]) -> None:
             raise OutputError(f"{output}: the result would replace {path}; name another file with -o")
 
 
+def _graph_options(options: argparse.Namespace) -> "GraphOptions":
+    """What ``_add_graph_options`` added to the command line."""
+    from .export.graph_options import GraphOptions
+
+    return GraphOptions(options.pad_channels, options.dla_friendly, options.merge_groups)
+
+
 def _boxes(texts: list[str] | None, width: int, height: int) -> list[list[float]]:
     """--boxes as numbers; without it the whole picture is one box."""
     if not texts:
@@ -170,6 +181,12 @@ def _numbers(text: str) -> tuple[int, ...]:
     if not values or min(values) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: positive numbers separated by commas are expected")
     return values
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a positive whole number is expected")
+    return int(text)
 
 
 def _precisions(text: str) -> tuple[str, ...]:
@@ -252,6 +269,7 @@ def _add_deploy(parser: argparse.ArgumentParser) -> None:
     )
     work.add_argument("--threads", type=int, help="threads of the CPU session (default: all cores)")
     work.add_argument("--build-timeout", type=float, default=1800, help="seconds an engine may take")
+    _add_graph_options(parser)
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("out"), help="bundles go to OUTPUT/NAME (default: out)"
     )
@@ -271,6 +289,20 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_export)
     _add_source(parser)
     parser.add_argument("-o", "--output", type=Path, help="ONNX file to write (default: NAME.onnx)")
+    _add_graph_options(parser)
+
+
+def _add_graph_options(parser: argparse.ArgumentParser) -> None:
+    graph = parser.add_argument_group("graph", "rewrites that keep what the model computes")
+    graph.add_argument(
+        "--pad-channels", action="store_true", help="pad channels with zeros to multiples of 32"
+    )
+    graph.add_argument(
+        "--dla-friendly", action="store_true", help="crop behind transposed convolutions, not pad in them"
+    )
+    graph.add_argument(
+        "--merge-groups", type=_positive, metavar="N", help="merge convolutions of more groups into N"
+    )
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:

@@ -86,7 +86,7 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
     A stage that finished in an earlier run with the same inputs is kept; an interrupted one starts again.
     Raises the PosedgeError of the stage that failed; the stages before it are kept.
     """
-    source = open_source(options.model, options.checkpoint, options.spec)
+    source = open_source(options.model, options.checkpoint, options.spec, options.graph)
     directory = options.output / source.spec.name
     with directory_lock(directory):
         remove_leftovers(directory)
@@ -236,7 +236,7 @@ def _as_report(job: _Job, variants: tuple[VariantReport, ...]) -> Report:
         device=device_description(),
         max_drop=options.max_drop,
         variants=variants,
-        notes=(*options.notes, *_left_out(data)),
+        notes=(*options.notes, *options.graph.lines, *_left_out(data)),
         reference=REFERENCE,
     )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from .calibration.datasets import GROUND_TRUTH
 from .engines import BatchProfile
+from .export.graph_options import PLAIN, GraphOptions
 
 REFERENCE = "fp32"
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -48,6 +49,7 @@ class DeployOptions:
     max_drop: the AP drop that is acceptable. limit: measure on so many persons only.
     profile: batch sizes of the engines. batch_sizes: those to time, each for ``seconds``. threads: of the CPU
         session.
+    graph: rewrites of the exported graph that suit one accelerator and not another.
     notes: lines for the report, such as that the pictures are drawn.
     """
 
@@ -68,4 +70,5 @@ class DeployOptions:
     seconds: float = 3.0
     threads: int | None = None
     build_timeout_s: float = 1800.0
+    graph: GraphOptions = PLAIN
     notes: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from ..errors import GraphError
 from ..memory import return_large_blocks
 from ..progress import SILENT, Progress, Task
 from ..runtime.spec import ModelSpec
+from .graph_options import PLAIN, GraphOptions
 from .graphs import (
     BATCH_AXIS,
     check_graph,
@@ -35,30 +36,43 @@ from .passes.name_nodes import NameNodes
 from .passes.raise_opset import RaiseOpset, check_opset
 from .passes.simplify import Simplify
 from .passes.strip_metadata import StripMetadata
+from .rewrite import rewrite
 
 _EXPORTER_OPSET = 18  # the oldest that torch's exporter writes; LowerOpset goes on from there
 _BATCH = 2  # torch.export would take a batch of 0 or 1 for a constant
 
 
-def export_onnx(model: nn.Module, spec: ModelSpec, path: Path, progress: Progress = SILENT) -> None:
+def export_onnx(
+    model: nn.Module,
+    spec: ModelSpec,
+    path: Path,
+    progress: Progress = SILENT,
+    options: GraphOptions = PLAIN,
+) -> None:
     """Write ``model`` in eval mode as ONNX to ``path``.
 
     The graph takes float32 (n, 3, H, W) by ``spec.input_name`` and gives (n, K, h, w) by
     ``spec.output_name``, in opset 17, simplified, batch norms folded, nodes named after their modules,
-    without traces of the machine, the spec inside. The same weights give the same bytes.
+    without traces of the machine, the spec inside, rewritten as ``options`` say. The same weights give the
+    same bytes.
 
     Raises GraphError when torch cannot export the model, when it does not fit the spec, or when a pass
     would change its outputs; OutputError when ``path`` cannot be written.
     """
     with progress.task(f"export {spec.name}", 1.0) as task:
-        passes = [NameNodes(), FixResizeScales(), Simplify(), LowerOpset(), *_finishing(spec)]
-        graph = apply_passes(_checked_graph(model, spec, task), passes, random_batch(spec, _BATCH))
+        batch = random_batch(spec, _BATCH)
+        passes = [NameNodes(), FixResizeScales(), Simplify(), LowerOpset()]
+        graph = apply_passes(_checked_graph(model, spec, task), passes, batch)
+        graph = rewrite(graph, options, batch, progress)
+        graph = apply_passes(graph, _finishing(spec), batch)
         if opset_of(graph) != OPSET:
             raise GraphError(f"{spec.name}: the graph came out in opset {opset_of(graph)}, not {OPSET}")
         save_graph(graph, path)
 
 
-def prepare_onnx(source: Path, spec: ModelSpec, path: Path, progress: Progress = SILENT) -> None:
+def prepare_onnx(
+    source: Path, spec: ModelSpec, path: Path, progress: Progress = SILENT, options: GraphOptions = PLAIN
+) -> None:
     """Write somebody's ONNX file to ``path`` as ``export_onnx`` would have written it.
 
     Opsets 13 to 21 are kept, older ones brought to 13. Outputs other than ``spec.output_name`` are removed,
@@ -82,9 +96,11 @@ def prepare_onnx(source: Path, spec: ModelSpec, path: Path, progress: Progress =
             DeclareShapes(spec),
             FixResizeScales(),
             Simplify(),
-            *_finishing(spec),
         ]
-        graph = apply_passes(graph, passes, random_batch(spec, _BATCH), task)
+        batch = random_batch(spec, _BATCH)
+        graph = apply_passes(graph, passes, batch, task)
+        graph = rewrite(graph, options, batch, progress)
+        graph = apply_passes(graph, _finishing(spec), batch)
         save_graph(graph, path)
 
 

@@ -14,6 +14,7 @@ from ..files import sha256_file
 from ..progress import Progress
 from ..runtime.spec import ModelSpec, read_spec
 from .download import cached_path, fetch
+from .graph_options import PLAIN, GraphOptions
 from .zoo import ZOO, build_model, find_entry
 
 
@@ -46,6 +47,7 @@ class ZooSource(Source):
     spec: ModelSpec
     checkpoint: Path
     address: str | None = None
+    options: GraphOptions = PLAIN
 
     def fetch(self, progress: Progress) -> None:
         if self.address is not None:
@@ -53,7 +55,11 @@ class ZooSource(Source):
 
     @property
     def inputs(self) -> Mapping[str, object]:
-        return {"model": self.spec.name, "checkpoint": sha256_file(self.checkpoint)}
+        return {
+            "model": self.spec.name,
+            "checkpoint": sha256_file(self.checkpoint),
+            "options": self.options.inputs,
+        }
 
     def export(self, path: Path, crops: NDArray[np.float32] | None, progress: Progress) -> None:
         from .checkpoints import load_checkpoint
@@ -62,7 +68,7 @@ class ZooSource(Source):
 
         model = build_model(self.spec.name)
         load_checkpoint(model, self.checkpoint, progress, self.spec.name)
-        export_onnx(model, self.spec, path, progress)
+        export_onnx(model, self.spec, path, progress, self.options)
         try:
             verify_export(model, path, self.spec, crops, progress=progress)
         except GraphError:
@@ -76,24 +82,31 @@ class OnnxSource(Source):
 
     spec: ModelSpec
     graph: Path
+    options: GraphOptions = PLAIN
 
     @property
     def inputs(self) -> Mapping[str, object]:
-        return {"onnx": sha256_file(self.graph), "spec": self.spec.to_dict()}
+        return {
+            "onnx": sha256_file(self.graph),
+            "spec": self.spec.to_dict(),
+            "options": self.options.inputs,
+        }
 
     def export(self, path: Path, crops: NDArray[np.float32] | None, progress: Progress) -> None:
         from .onnx_export import prepare_onnx
 
-        prepare_onnx(self.graph, self.spec, path, progress)
+        prepare_onnx(self.graph, self.spec, path, progress, self.options)
 
 
-def open_source(model: str, checkpoint: Path | None = None, spec: Path | None = None) -> Source:
+def open_source(
+    model: str, checkpoint: Path | None = None, spec: Path | None = None, options: GraphOptions = PLAIN
+) -> Source:
     """The source that ``model`` names: a zoo entry or the path of an ONNX file.
 
     ``checkpoint`` replaces the official one of a zoo entry, which ``Source.fetch`` brings. ``spec`` describes
-    an ONNX file that does not carry its spec itself. Raises GraphError for a name that is neither, for an
-    option that does not go with the model, and for an unusable spec; CheckpointError when the checkpoint is
-    not there.
+    an ONNX file that does not carry its spec itself. ``options`` are rewrites of the exported graph. Raises
+    GraphError for a name that is neither, for an option that does not go with the model, and for an unusable
+    spec; CheckpointError when the checkpoint is not there.
     """
     path = Path(model)
     if model not in ZOO and (path.suffix == ".onnx" or path.is_file()):
@@ -101,21 +114,21 @@ def open_source(model: str, checkpoint: Path | None = None, spec: Path | None = 
             raise GraphError(
                 f"{path}: an ONNX file has its weights inside; --checkpoint goes with a zoo model"
             )
-        return _onnx_source(path, spec)
+        return _onnx_source(path, spec, options)
     entry = find_entry(model)
     if spec is not None:
         raise GraphError(f"{model}: the zoo knows its spec; --spec goes with an ONNX file")
     if checkpoint is None:
-        return ZooSource(entry.spec, cached_path(entry.checkpoint), entry.checkpoint)
+        return ZooSource(entry.spec, cached_path(entry.checkpoint), entry.checkpoint, options)
     if not checkpoint.is_file():
         raise CheckpointError(
             f"{checkpoint}: there is no such file. Without --checkpoint the official weights of {model} are "
             f"fetched from {entry.checkpoint}"
         )
-    return ZooSource(entry.spec, checkpoint)
+    return ZooSource(entry.spec, checkpoint, None, options)
 
 
-def _onnx_source(path: Path, spec: Path | None) -> OnnxSource:
+def _onnx_source(path: Path, spec: Path | None, options: GraphOptions) -> OnnxSource:
     from .graphs import load_graph, spec_of
 
     graph = load_graph(path)
@@ -124,4 +137,4 @@ def _onnx_source(path: Path, spec: Path | None) -> OnnxSource:
         raise GraphError(
             f"spec: the name {found.name!r} becomes a directory; use letters, digits, '.', '_' and '-'"
         )
-    return OnnxSource(found, path)
+    return OnnxSource(found, path, options)

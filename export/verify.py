@@ -160,6 +160,8 @@ def _first_difference(
     last = "the input"
     for node, expected in nodes:
         actual = values[node.output[0]]
+        if actual.shape[2:] == expected.shape[2:] and actual.shape[1] > expected.shape[1]:
+            continue  # channels padded with zeros are in no torch module
         difference = relative_difference(expected, actual)
         if difference > tolerance:
             return (

@@ -45,6 +45,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["deploy", "m", "--coco", "a", "--precision", "fp8"], "fp8"),
         (["deploy", "m", "--coco", "a", "--batch-profile", "8,1,2"], "ascending"),
         (["deploy", "m", "--coco", "a", "--batch-sizes", "0"], "positive"),
+        (["deploy", "m", "--coco", "a", "--merge-groups", "0"], "'0': a positive whole number"),
+        (["deploy", "m", "--coco", "a", "--merge-groups", "two"], "'two': a positive whole number"),
     ],
 )
 def test_misuse_exits_with_2_and_says_why(

@@ -18,6 +18,8 @@ from posedge.benchmarks.report.receipt import read_receipt
 from posedge.deploy import deploy
 from posedge.engines import BatchProfile
 from posedge.errors import BundleError, CheckpointError, DataError, GraphError, OutputError
+from posedge.export.graph_options import GraphOptions
+from posedge.export.graphs import load_graph
 from posedge.files import directory_lock
 from posedge.options import DataPaths, DeployOptions
 from posedge.progress import Progress, SilentProgress, Task
@@ -131,6 +133,22 @@ def test_a_second_run_does_nothing_and_a_change_only_what_depends_on_it(options:
     deploy(replace(options, calibration_method="minmax"), listener)
     assert {"export", "fp16", "engine fp32", "engine fp16"} <= set(listener.kept)
     assert not {"int8", "engine int8", "measure int8"} & set(listener.kept)
+
+
+def test_another_rewrite_of_the_graph_makes_everything_again(options: DeployOptions) -> None:
+    only = replace(options, precisions=("fp32",))
+    padded = replace(only, graph=GraphOptions(pad_channels=True))
+    before = deploy(only)
+    listener = Listener()
+    after = deploy(padded, listener)
+    assert listener.kept == []
+    graph = load_graph(after.directory / "fp32.onnx")
+    assert {tensor.dims[0] for tensor in graph.graph.initializer} == {32, 17}
+    (note,) = set(after.report.notes) - set(before.report.notes)
+    assert note == "Graph: channels are padded with zeros to multiples of 32."
+    listener = Listener()
+    deploy(padded, listener)
+    assert listener.kept == ["export", "engine fp32", "measure fp32"]
 
 
 def test_a_damaged_result_is_made_again(options: DeployOptions) -> None:
