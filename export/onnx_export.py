@@ -42,8 +42,8 @@ _BATCH = 2  # torch.export would take a batch of 0 or 1 for a constant
 def export_onnx(model: nn.Module, spec: ModelSpec, path: Path, progress: Progress = SILENT) -> None:
     """Write ``model`` in eval mode as ONNX to ``path``.
 
-    The graph takes float32 (n, 3, H, W) by ``spec.input_name`` and gives (n, K, h, w) by
-    ``spec.output_name``, in opset 17, simplified, batch norms folded, nodes named after their modules,
+    The graph takes float32 (n, 3, H, W) by ``spec.input_name`` and gives the outputs of
+    ``spec.output_names``, in opset 17, simplified, batch norms folded, nodes named after their modules,
     without traces of the machine, the spec inside. The same weights give the same bytes.
 
     Raises GraphError when torch cannot export the model, when it does not fit the spec, or when a pass
@@ -64,7 +64,7 @@ def export_onnx(model: nn.Module, spec: ModelSpec, path: Path, progress: Progres
 def prepare_onnx(source: Path, spec: ModelSpec, path: Path, progress: Progress = SILENT) -> None:
     """Write somebody's ONNX file to ``path`` as ``export_onnx`` would have written it.
 
-    Opsets 13 to 21 are kept, older ones brought to 13. Outputs other than ``spec.output_name`` are removed,
+    Opsets 13 to 21 are kept, older ones brought to 13. Outputs other than ``spec.output_names`` are removed,
     a fixed batch axis is freed where the graph allows it. The result is proven to compute what ``source``
     computes, on random input.
 
@@ -116,7 +116,7 @@ def _from_torch(model: nn.Module, spec: ModelSpec) -> ModelProto:
                 dynamo=True,
                 opset_version=_EXPORTER_OPSET,
                 input_names=[spec.input_name],
-                output_names=[spec.output_name],
+                output_names=list(spec.output_names),
                 dynamic_shapes=axes,
                 verbose=False,
             )
