@@ -129,6 +129,29 @@ def run_verify(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_spec_init(options: argparse.Namespace) -> int:
+    """A first spec of an ONNX file, with gaps where the graph does not tell."""
+    from .errors import OutputError, require
+    from .files import write_text
+
+    require("onnx", "export")
+    from .export.draft_spec import draft_spec
+
+    path = options.output or options.model.with_suffix(".json")
+    if path.exists():
+        raise OutputError(f"{path} is there already and may have been filled in; name another with -o FILE")
+    draft = draft_spec(options.model)
+    write_text(path, draft.to_json())
+    print(f"{path} is written.")
+    for title, lines in (
+        ("To fill in, null in the file:", [f"{key}: {hint}" for key, hint in draft.unknown.items()]),
+        ("Assumed, to be corrected where it is wrong:", draft.assumed),
+    ):
+        if lines:
+            print("\n  ".join([title, *lines]))
+    return 0
+
+
 def _boxes(texts: list[str] | None, width: int, height: int) -> list[list[float]]:
     """--boxes as numbers; without it the whole picture is one box."""
     if not texts:
@@ -196,7 +219,19 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="check every file of a bundle")
     verify.add_argument("bundle", type=Path)
     verify.set_defaults(run=run_verify)
+    spec = commands.add_parser("spec", help="how an ONNX file is fed and read")
+    _add_spec_init(
+        spec.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser(
+            "init", help="write a first spec by looking at the graph"
+        )
+    )
     return parser
+
+
+def _add_spec_init(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_spec_init)
+    parser.add_argument("model", type=Path, help="an ONNX file")
+    parser.add_argument("-o", "--output", type=Path, help="spec file to write (default: MODEL.json)")
 
 
 def _add_deploy(parser: argparse.ArgumentParser) -> None:

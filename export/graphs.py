@@ -106,8 +106,8 @@ def attach_spec(model: ModelProto, spec: ModelSpec) -> None:
         model.metadata_props.add(key=key, value=value)
 
 
-def spec_of(model: ModelProto, where: str = "the graph") -> ModelSpec:
-    """The spec inside the model. Raises GraphError when there is none, or one that cannot be read."""
+def attached_spec(model: ModelProto, where: str = "the graph") -> ModelSpec | None:
+    """The spec inside the model, if it carries one. Raises GraphError for one that cannot be read."""
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY:
             try:
@@ -117,9 +117,18 @@ def spec_of(model: ModelProto, where: str = "the graph") -> ModelSpec:
                     f"{where}: the spec inside is not JSON ({error}). Export it again"
                 ) from error
             return spec_from_dict(document, f"{where}: {METADATA_KEY}")
-    raise GraphError(
-        f"{where} carries no spec ({METADATA_KEY} in its metadata). Give one with --spec model.json"
-    )
+    return None
+
+
+def spec_of(model: ModelProto, where: str = "the graph") -> ModelSpec:
+    """The spec inside the model. Raises GraphError when there is none, or one that cannot be read."""
+    spec = attached_spec(model, where)
+    if spec is None:
+        raise GraphError(
+            f"{where} carries no spec ({METADATA_KEY} in its metadata). Give one with --spec model.json; "
+            "`posedge spec init` writes a first one"
+        )
+    return spec
 
 
 def check_spec(model: ModelProto, spec: ModelSpec, where: str = "the graph") -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import GraphError
 
 METADATA_KEY = "posedge.spec"
+UNKNOWN_KEY = "unknown"  # in a spec file: the keys that are null until somebody fills them in
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -168,13 +169,25 @@ def spec_from_dict(document: object, where: str) -> ModelSpec:
 
 
 def read_spec(path: Path) -> ModelSpec:
-    """Read a spec file. Raises GraphError when it is missing, not JSON, or not a spec."""
+    """Read a spec file.
+
+    Raises GraphError when it is missing, not JSON, or not a spec, and when a value is still null, as
+    `posedge spec init` writes what it could not know.
+    """
     try:
         document = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise GraphError(f"{path}: the spec cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise GraphError(f"{path}: the spec is not JSON ({error})") from error
+    if isinstance(document, dict):
+        gaps = [key for key, value in document.items() if value is None]
+        if gaps:
+            raise GraphError(
+                f"{path}: {', '.join(gaps)} {'is' if len(gaps) == 1 else 'are'} not known yet (null). "
+                "Fill in what the model was trained with"
+            )
+        document.pop(UNKNOWN_KEY, None)
     return spec_from_dict(document, str(path))
 
 
