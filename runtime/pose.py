@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import DataError, SessionError
+from ..errors import BundleError, DataError, SessionError
 from .boxes import check_boxes
 from .bundle import open_bundle
 from .joints import find_joints
@@ -92,6 +92,11 @@ class PoseEstimator:
         return estimator
 
     def _start(self, session: Session, variant: str | None, flip_test: bool, max_batch: int) -> None:
+        if session.spec.task != "pose":
+            raise BundleError(
+                f"{session.spec.name} is a {session.spec.task} model and finds no joints. "
+                "Open it with Classifier."
+            )
         if max_batch < 1:
             raise DataError(f"max_batch is {max_batch}; a batch holds at least one person")
         self._session: Session | None = session

@@ -44,6 +44,8 @@ class ModelSpec:
         the other decoders do not read it.
     num_joints: number of output maps, or of distributions over x.
     num_classes: number of logits of a classifier.
+    resize_short: the image of a classifier is resized until its shorter edge has so many pixels (Pillow's
+        bilinear), and the middle of ``input_wh`` is cut out of it.
     flip_pairs: joint indices that change places in a mirrored image.
     flip_shift: move the mirrored maps one pixel right before averaging (mmpose's ``shift_heatmap``).
     box_padding: factor by which a box grows before it is cropped.
@@ -75,6 +77,7 @@ class ModelSpec:
     output_name_y: str = "simcc_y"
     split_ratio: float = 2.0
     num_classes: int = 1000
+    resize_short: int = 256
 
     def __post_init__(self) -> None:
         _require_choice("task", self.task, TASKS)
@@ -89,6 +92,14 @@ class ModelSpec:
             raise GraphError(
                 "spec: mean must be finite and std positive, three numbers each on the 0 to 255 scale"
             )
+        if self.task == "classification":
+            if self.num_classes < 1:
+                raise GraphError(f"spec: num_classes is {self.num_classes}; a classifier has some")
+            if self.resize_short < max(self.input_wh):
+                raise GraphError(
+                    f"spec: resize_short is {self.resize_short}; the input of {self.input_wh[0]}x"
+                    f"{self.input_wh[1]} cannot be cut out of a smaller image"
+                )
         if self.num_joints < 1:
             raise GraphError(f"spec: num_joints is {self.num_joints}; a pose model has at least one")
         if self.blur_kernel < 1 or self.blur_kernel % 2 == 0:
