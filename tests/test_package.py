@@ -22,7 +22,7 @@ FLOORS = (
     ("calibration",),
     ("engines",),
     ("benchmarks",),
-    ("options",),
+    ("options", "picture"),
     ("deploy",),
     ("demo",),
     ("cli", "__main__"),
