@@ -321,6 +321,24 @@ def test_float16_convolutions_are_near_the_float32_ones() -> None:
     assert 0 < difference.max() < 0.02
 
 
+def test_float16_graphs_may_name_tensors_as_the_imitation_would() -> None:
+    """A graph that keeps its tail in float32 casts "p" to "p/float32"; so does posedge's own."""
+    nodes = [
+        pool(target="pooled"),
+        helper.make_node("Cast", ["pooled"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("Mul", ["half", "a"], ["p"]),
+        helper.make_node("Cast", ["p"], ["p/float32"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["p/float32", "b"], ["heatmaps"]),
+    ]
+    constants = {"a": np.array(1.7, np.float16), "b": np.array(3, np.float32)}
+    with OnnxRuntimeSession(graph_bytes(nodes, constants), SPEC) as session:
+        assert session.simulated
+        (heatmaps,) = session.run(BATCH)
+    # the mean is float32, its product with 1.7 is rounded, that times 3 is not
+    expected = pooled(BATCH).astype(np.float16) * np.float16(1.7)
+    np.testing.assert_allclose(heatmaps, 3 * expected.astype(np.float32), atol=6e-3)
+
+
 def test_float16_control_flow_is_refused() -> None:
     branch = helper.make_graph(
         [helper.make_node("Identity", ["p"], ["q"])], "b", [], [helper.make_tensor_value_info("q", 10, None)]
