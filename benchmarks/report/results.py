@@ -33,7 +33,7 @@ class Wording:
 
 WORDINGS = {
     "pose": Wording("ap", "AP", "persons", "keypoints", "COCO keypoint"),
-    "classification": Wording("top1", "top-1", "images", "classes", "ImageNet"),
+    "classification": Wording("top1", "top-1", "images", "classes", "classification"),
 }
 
 
