@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -208,6 +209,23 @@ def test_one_picture_on_the_command_line(
     assert json.loads(capsys.readouterr().out)["classes"][0] == 2
     assert main([*run, "--boxes", "1,1,5,5"]) == 1
     assert "whole picture" in capsys.readouterr().err
+
+
+def test_the_command_line_finds_the_images(
+    options: DeployOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = options.output.parent
+    shutil.rmtree(root / "imagenet" / "train")
+    command = ["deploy", options.model, "--spec", str(options.spec), "--imagenet", str(root / "imagenet")]
+    assert main(command) == 1
+    assert "give --calibration-images DIR" in capsys.readouterr().err
+    val = ["--calibration-images", str(root / "imagenet" / "val")]
+    for more, message in (
+        (["--imagenet-labels", str(root / "absent.txt")], "absent.txt: the label file cannot be read"),
+        ([*val, "--limit", "0"], "at most 0 images"),
+    ):
+        assert main([*command, *more]) == 1
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
