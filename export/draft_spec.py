@@ -19,6 +19,8 @@ from .graphs import attached_spec, dims, graph_input, load_graph, run_graph
 
 Shapes = dict[str, tuple[int, ...]]
 
+_CROP_SHARE = 224 / 256  # of the resized image's shorter edge, in most classifiers
+
 _ASK = {
     "colour_order": '"rgb" or "bgr": the order in which the network was trained to see channels',
     "mean": f"three numbers from 0 to 255, in that order; ImageNet's in RGB are {list(IMAGENET_MEAN)}",
@@ -56,17 +58,18 @@ def draft_spec(path: Path) -> SpecDraft:
     """Look at the graph at ``path``: it is run once on noise to see the shapes of its outputs.
 
     Heatmaps are an output (N, joints, height, width), SimCC is two outputs (N, joints, bins) that are longer
-    than the input's sides by the same factor. A spec inside the file is taken as it is.
+    than the input's sides by the same factor, and a single output (N, classes) is a classifier's. A spec
+    inside the file is taken as it is.
 
     Raises GraphError when it cannot be loaded or run (see ``load_graph``), when its input is not
-    (N, 3, height, width) of a stated size, and when its outputs are neither.
+    (N, 3, height, width) of a stated size, and when its outputs are none of these.
     """
     model = load_graph(path)
     inside = attached_spec(model, str(path))
     if inside is not None:
         return SpecDraft(inside.to_dict(), ("everything: it is the spec that the file carries",))
     input_name, input_wh = _input(model, str(path))
-    outputs, more = _read_outputs(_output_shapes(model, input_wh), input_wh, str(path))
+    outputs, assumed = _read_outputs(_output_shapes(model, input_wh), input_wh, str(path))
     values: dict[str, Any] = {
         "name": re.sub(r"[^\w.-]+", "_", path.stem).lstrip(".") or "model",
         "input_name": input_name,
@@ -76,13 +79,21 @@ def draft_spec(path: Path) -> SpecDraft:
         "std": None,
         **outputs,
     }
-    is_coco = outputs["num_joints"] == ModelSpec.num_joints
-    values["flip_pairs"] = [list(pair) for pair in COCO_FLIP_PAIRS] if is_coco else None
-    values["box_padding"] = ModelSpec.box_padding
-    if is_coco:
-        more.append("flip_pairs: 17 joints are taken for COCO's")
-    more.append(f"box_padding: {ModelSpec.box_padding}, the usual one of top-down models")
-    return SpecDraft(values, tuple(more))
+    if "num_joints" in outputs:
+        persons, more = _persons(outputs["num_joints"])
+        values |= persons
+        assumed += more
+    return SpecDraft(values, tuple(assumed))
+
+
+def _persons(joints: int) -> tuple[dict[str, Any], list[str]]:
+    """Keys of top-down models that no output shows, and what was assumed."""
+    padding = f"box_padding: {ModelSpec.box_padding}, the usual one of top-down models"
+    if joints != ModelSpec.num_joints:
+        return {"flip_pairs": None, "box_padding": ModelSpec.box_padding}, [padding]
+    pairs = [list(pair) for pair in COCO_FLIP_PAIRS]
+    values = {"flip_pairs": pairs, "box_padding": ModelSpec.box_padding}
+    return values, ["flip_pairs: 17 joints are taken for COCO's", padding]
 
 
 def _input(model: ModelProto, where: str) -> tuple[str, tuple[int, int]]:
@@ -121,11 +132,13 @@ def _read_outputs(shapes: Shapes, input_wh: tuple[int, int], where: str) -> tupl
     found = [(x, y, ratio) for x in lines for y in lines if (ratio := _split_ratio(x, y, shapes, input_wh))]
     if found:
         return _simcc(found, shapes)
+    if len(shapes) == 1 and [len(shape) for shape in shapes.values()] == [1]:
+        return _classifier(shapes, input_wh)
     seen = ", ".join(f"{name!r} (N, {', '.join(map(str, shape))})" for name, shape in shapes.items())
     raise GraphError(
         f"{where}: the outputs are {seen or 'not of the size of the batch'}; a top-down pose model has "
         "heatmaps (N, joints, height, width), or two of SimCC (N, joints, bins), as many times longer than "
-        f"the input's {input_wh[0]} and {input_wh[1]} pixels"
+        f"the input's {input_wh[0]} and {input_wh[1]} pixels; a classifier has one, (N, classes)"
     )
 
 
@@ -161,6 +174,17 @@ def _simcc(found: list[tuple[str, str, float]], shapes: Shapes) -> tuple[dict[st
         "split_ratio": ratio,
         "num_joints": shapes[x][0],
     }, assumed
+
+
+def _classifier(shapes: Shapes, input_wh: tuple[int, int]) -> tuple[dict[str, Any], list[str]]:
+    ((name, (classes,)),) = shapes.items()
+    short = round(max(input_wh) / _CROP_SHARE)
+    return {
+        "task": "classification",
+        "output_name": name,
+        "num_classes": classes,
+        "resize_short": short,
+    }, [f"resize_short: {short}, of which the input is the middle {_CROP_SHARE:.1%}, as of 224 in 256"]
 
 
 def _split_ratio(x: str, y: str, shapes: Shapes, input_wh: tuple[int, int]) -> float:

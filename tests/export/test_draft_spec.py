@@ -124,16 +124,30 @@ def test_a_real_model(tinypose: Path, tinypose_spec: ModelSpec, tmp_path: Path) 
     assert read_spec(tmp_path / "s.json") == tinypose_spec
 
 
+def test_a_classifier_is_recognised(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "net.onnx", {"scores": (12,)}, ("n", 3, 224, 224))
+    draft = draft_spec(model)
+    assert list(draft.unknown) == list(GAPS)
+    assert any("resize_short: 256" in line for line in draft.assumed)
+    (tmp_path / "spec.json").write_text(draft.to_json())
+    spec = filled_in(tmp_path / "spec.json")
+    assert (spec.task, spec.num_classes, spec.resize_short) == ("classification", 12, 256)
+    with OnnxRuntimeSession(model, spec, threads=1) as session:
+        (logits,) = session.run(np.zeros((2, 3, 224, 224), np.float32))
+    assert logits.shape == (2, 12)
+
+
 @pytest.mark.parametrize(
     ("outputs", "input_shape", "message"),
     [
+        ({"scores": (12,), "features": (64,)}, ("n", 3, 64, 48), "a classifier has one"),
         ({"points": (17, 2)}, ("n", 3, 64, 48), r"'points' \(N, 17, 2\).*SimCC"),
         ({"x": (17, 96), "y": (16, 128)}, ("n", 3, 64, 48), "SimCC"),  # not the same joints
         ({"maps": (17, 16, 12)}, ("n", 64, 48, 3), "channels last"),
         ({"maps": (17, 16, 12)}, ("n", 3, "h", "w"), "does not state its height"),
     ],
 )
-def test_what_is_no_pose_model_is_refused(
+def test_what_is_neither_is_refused(
     tmp_path: Path, outputs: dict[str, Sequence[int]], input_shape: Sequence[int | str], message: str
 ) -> None:
     model = write_model(tmp_path / "net.onnx", outputs, input_shape)
