@@ -152,6 +152,17 @@ def test_the_main_job_from_an_onnx_file_to_classes(deployed: tuple[Outcome, Path
         assert probabilities[0] > 0.5
 
 
+def test_every_key_of_the_receipt_is_documented(deployed: tuple[Outcome, Path]) -> None:
+    described = (Path(__file__).parent.parent / "docs" / "receipt.md").read_text()
+    receipt = json.loads((deployed[0].directory / "receipt.json").read_text())
+    variant = receipt["variants"]["int8"]
+    keys = [*receipt, *variant, *variant["measured_on"], *variant["speed"]["session"][0]]
+    assert [key for key in keys if f"`{key}`" not in described] == []
+    for name in ("data", "figures"):
+        parts = receipt["data"] if name == "data" else variant["figures"]
+        assert [key for key in parts if f"`{name}.{key}`" not in described] == []
+
+
 def test_a_flat_folder_with_its_list_gives_the_same_figures(options: DeployOptions) -> None:
     assert isinstance(options.data, ImageNetPaths)
     root = options.output.parent / "imagenet"
