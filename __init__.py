@@ -1,16 +1,22 @@
-"""posedge: pose models from checkpoint to edge engine, with an honest account of accuracy and speed."""
+"""posedge: pose models and classifiers from checkpoint to edge engine, and what that costs and gains."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import PosedgeError
+    from .runtime.classify import Classifier
     from .runtime.pose import PoseEstimator
     from .runtime.spec import ModelSpec
 
 __version__ = "0.1.0"
-__all__ = ["ModelSpec", "PoseEstimator", "PosedgeError", "__version__"]
+__all__ = ["Classifier", "ModelSpec", "PoseEstimator", "PosedgeError", "__version__"]
 
-_HOMES = {"PoseEstimator": ".runtime.pose", "ModelSpec": ".runtime.spec", "PosedgeError": ".errors"}
+_HOMES = {
+    "Classifier": ".runtime.classify",
+    "ModelSpec": ".runtime.spec",
+    "PosedgeError": ".errors",
+    "PoseEstimator": ".runtime.pose",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,11 +3,12 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from . import __version__
-from .errors import DataError, OutputError, PosedgeError
+from . import __version__, picture
+from .errors import OutputError, PosedgeError
 
 if TYPE_CHECKING:
     from .export.graph_options import GraphOptions
@@ -41,10 +42,15 @@ def run_deploy(options: argparse.Namespace) -> int:
     """Checkpoint to measured bundle."""
     from .deploy import deploy
     from .engines import BatchProfile
-    from .options import DataPaths, DeployOptions
+    from .options import DataPaths, DeployOptions, ImageNetPaths
     from .progress import for_terminal
 
-    if options.coco is not None:
+    data: DataPaths | ImageNetPaths
+    if options.imagenet is not None:
+        data = ImageNetPaths.imagenet(options.imagenet, options.imagenet_labels)
+        if options.calibration_images is not None:
+            data = replace(data, calibration_images=options.calibration_images)
+    elif options.coco is not None:
         data = DataPaths.coco(options.coco)
     else:
         data = DataPaths(
@@ -84,32 +90,6 @@ def run_demo(options: argparse.Namespace) -> int:
         outcome = demo(options.output, progress)
     outcome.show()
     print(NEXT)
-    return 0
-
-
-def run_estimate(options: argparse.Namespace) -> int:
-    """Keypoints of one picture, drawn into a copy of it."""
-    import json
-
-    import numpy as np
-
-    from .runtime.draw import draw_poses
-    from .runtime.images import read_image, write_png
-    from .runtime.pose import PoseEstimator
-
-    image = read_image(options.image)
-    boxes = np.array(_boxes(options.boxes, image.shape[1], image.shape[0]), np.float32)
-    with PoseEstimator(options.bundle, options.variant, options.threads, options.flip) as pose:
-        keypoints, scores = pose(image, boxes)
-    picture = options.output or options.image.with_name(f"{options.image.stem}_pose.png")
-    write_png(picture, draw_poses(image, keypoints, scores, boxes))
-    if options.json:
-        persons = [
-            {"box_xyxy": box.tolist(), "keypoints": points.tolist(), "scores": score.tolist()}
-            for box, points, score in zip(boxes, keypoints, scores, strict=True)
-        ]
-        print(json.dumps(persons))
-    print(f"{len(boxes)} person(s) drawn into {picture}", file=sys.stderr)
     return 0
 
 
@@ -162,18 +142,27 @@ def _graph_options(options: argparse.Namespace) -> "GraphOptions":
     return GraphOptions(options.pad_channels, options.dla_friendly, options.merge_groups)
 
 
-def _boxes(texts: list[str] | None, width: int, height: int) -> list[list[float]]:
-    """--boxes as numbers; without it the whole picture is one box."""
-    if not texts:
-        return [[0.0, 0.0, float(width), float(height)]]
-    boxes = []
-    for text in texts:
-        try:
-            left, top, right, bottom = (float(part) for part in text.split(","))
-        except ValueError as error:
-            raise DataError(f"--boxes {text}: a box is LEFT,TOP,RIGHT,BOTTOM in pixels") from error
-        boxes.append([left, top, right, bottom])
-    return boxes
+def run_spec_init(options: argparse.Namespace) -> int:
+    """A first spec of an ONNX file, with gaps where the graph does not tell."""
+    from .errors import OutputError, require
+    from .files import write_text
+
+    require("onnx", "export")
+    from .export.draft_spec import draft_spec
+
+    path = options.output or options.model.with_suffix(".json")
+    if path.exists():
+        raise OutputError(f"{path} is there already and may have been filled in; name another with -o FILE")
+    draft = draft_spec(options.model)
+    write_text(path, draft.to_json())
+    print(f"{path} is written.")
+    for title, lines in (
+        ("To fill in, null in the file:", [f"{key}: {hint}" for key, hint in draft.unknown.items()]),
+        ("Assumed, to be corrected where it is wrong:", draft.assumed),
+    ):
+        if lines:
+            print("\n  ".join([title, *lines]))
+    return 0
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -217,27 +206,49 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         plain = (options.images, options.annotations, options.calibration_annotations)
         if options.coco is not None and any(path is not None for path in plain):
             parser.error("give --coco, or --images with --annotations, not both")
-        if options.coco is None and (options.images is None or options.annotations is None):
-            parser.error("the data are missing: give --coco DIR, or --images DIR with --annotations FILE")
+        if options.imagenet is not None:
+            if options.coco is not None or any(path is not None for path in plain):
+                parser.error("give --imagenet for a classifier, or persons for a pose model, not both")
+        elif options.imagenet_labels is not None:
+            parser.error("--imagenet-labels goes with --imagenet DIR")
+        elif options.coco is None and (options.images is None or options.annotations is None):
+            parser.error(
+                "the data are missing: give --coco DIR, or --images DIR with --annotations FILE; "
+                "for a classifier --imagenet DIR"
+            )
     return options
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="posedge", description="Pose models from checkpoint to edge engine.")
+    parser = _Parser(prog="posedge", description="Vision models from checkpoint to edge engine.")
     parser.add_argument("--version", action="version", version=f"posedge {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_deploy(commands.add_parser("deploy", help="checkpoint or ONNX to engines, measured"))
     _add_export(commands.add_parser("export", help="checkpoint to a verified ONNX file"))
     _add_demo(commands.add_parser("demo", help="the main job on drawn pictures that the package carries"))
-    _add_run(commands.add_parser("run", help="keypoints of one picture, drawn into it"))
+    picture.add_arguments(
+        commands.add_parser("run", help="keypoints of one picture, drawn into it; or its classes")
+    )
     zoo = commands.add_parser("zoo", help="models known by name")
     zoo.add_argument("--markdown", action="store_true", help="the published figures as tables in Markdown")
     zoo.set_defaults(run=run_zoo)
     verify = commands.add_parser("verify", help="check every file of a bundle")
     verify.add_argument("bundle", type=Path)
     verify.set_defaults(run=run_verify)
+    spec = commands.add_parser("spec", help="how an ONNX file is fed and read")
+    _add_spec_init(
+        spec.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser(
+            "init", help="write a first spec by looking at the graph"
+        )
+    )
     return parser
+
+
+def _add_spec_init(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_spec_init)
+    parser.add_argument("model", type=Path, help="an ONNX file")
+    parser.add_argument("-o", "--output", type=Path, help="spec file to write (default: MODEL.json)")
 
 
 def _add_deploy(parser: argparse.ArgumentParser) -> None:
@@ -250,15 +261,27 @@ def _add_deploy(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--images", type=Path, help="images of --annotations")
     data.add_argument("--annotations", type=Path, help="COCO keypoints to measure accuracy on")
     data.add_argument("--calibration-annotations", type=Path, help="COCO keypoints to calibrate on")
-    data.add_argument("--calibration-images", type=Path, help="their images (default: --images)")
+    data.add_argument(
+        "--calibration-images",
+        type=Path,
+        help="their images (default: --images); of a classifier: any folder of images",
+    )
+    data.add_argument(
+        "--imagenet",
+        type=Path,
+        help="for a classifier: val/ and train/ with synset folders, or val/ with val.txt",
+    )
+    data.add_argument(
+        "--imagenet-labels", type=Path, metavar="FILE", help="NAME.JPEG LABEL a line, for a flat folder"
+    )
     data.add_argument("--boxes", default="gt", help="gt, or a COCO detections file (default: gt)")
-    data.add_argument("--limit", type=int, help="measure on so many persons only")
+    data.add_argument("--limit", type=int, help="measure on so many persons or images only")
     work = parser.add_argument_group("work")
     work.add_argument(
         "--precision", type=_precisions, default=("fp32", "fp16", "int8"), help="default: fp32,fp16,int8"
     )
     work.add_argument(
-        "--max-drop", type=float, default=0.01, help="AP drop that is acceptable (default: 0.01)"
+        "--max-drop", type=float, default=0.01, help="drop of AP or top-1 that is acceptable (default: 0.01)"
     )
     work.add_argument("--no-flip", dest="flip", action="store_false", help="without the flip test")
     work.add_argument("--calibration-method", choices=("percentile", "minmax"), default="percentile")
@@ -308,20 +331,6 @@ def _add_graph_options(parser: argparse.ArgumentParser) -> None:
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_demo)
     parser.add_argument("-o", "--output", type=Path, default=Path("out/demo"), help="default: out/demo")
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=run_estimate)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("image", type=Path)
-    parser.add_argument(
-        "--boxes", nargs="+", metavar="L,T,R,B", help="boxes in pixels (default: the whole picture)"
-    )
-    parser.add_argument("--variant", help="fp32, fp16 or int8 (default: the bundle's choice)")
-    parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--json", action="store_true", help="print the keypoints as JSON too")
-    parser.add_argument("-o", "--output", type=Path, help="picture to write (default: IMAGE_pose.png)")
 
 
 if __name__ == "__main__":

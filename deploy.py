@@ -16,21 +16,22 @@ from .benchmarks.place import device_description, library_versions
 from .benchmarks.report.csv_file import write_csv
 from .benchmarks.report.plot import write_plot
 from .benchmarks.report.receipt import RECEIPT_FILE, read_receipt, receipt_text, write_receipt
-from .benchmarks.report.results import BuiltEngine, EvaluatedData, Report, VariantReport
+from .benchmarks.report.results import BuiltEngine, Report, VariantReport
 from .benchmarks.report.table import show, text
 from .benchmarks.speed import NotMeasured
-from .calibration.datasets import CocoPersons, batches
+from .benchmarks.tasks import ClassificationData, PoseData, TaskData
+from .calibration.datasets import GROUND_TRUTH, CocoPersons
 from .calibration.half import write_float16
+from .calibration.imagenet import ImageNet
 from .calibration.quantize import quantize
 from .engines import available_flavour, build_engine
 from .engines.flavours import installed_version
 from .errors import DataError, MissingExtraError
 from .export.source import Source, open_source
-from .files import directory_lock, remove_leftovers, sha256_file, short_name, write_text
-from .options import PRECISIONS, REFERENCE, DeployOptions
+from .files import directory_lock, remove_leftovers, sha256_file, write_text
+from .options import PRECISIONS, REFERENCE, DataPaths, DeployOptions, ImageNetPaths
 from .progress import SILENT, LabelledProgress, Progress
 from .runtime.bundle import VariantFiles, seal_bundle
-from .runtime.preprocess import Preprocessor
 from .runtime.spec import ModelSpec
 from .stages import StageLog
 
@@ -58,8 +59,8 @@ class _Job:
     source: Source
     directory: Path
     stages: StageLog
-    data: CocoPersons
-    calibration_data: CocoPersons | None
+    data: TaskData
+    calibration_data: TaskData | None
     progress: Progress
 
     @property
@@ -103,27 +104,53 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
 
 def _open_job(options: DeployOptions, source: Source, directory: Path, progress: Progress) -> _Job:
     """Read all data before any work: a typing mistake should not cost an export."""
-    paths = options.data
-    data = CocoPersons.load(paths.annotations, paths.images, options.boxes)
+    if isinstance(options.data, ImageNetPaths):
+        data, calibration_data = _images(options.data, source.spec, "int8" in options.precisions)
+    else:
+        data, calibration_data = _persons(options.data, source.spec, options)
     if options.limit is not None:
         data = data.take(options.limit)
-    calibration_data = None
-    if "int8" in options.precisions:
-        if paths.calibration_annotations is None:
-            raise DataError(
-                "INT8 needs images to calibrate on: give --calibration-annotations FILE (persons that are "
-                "not measured afterwards), or leave INT8 out with --precision fp32,fp16"
-            )
-        calibration_data = CocoPersons.load(
-            paths.calibration_annotations, paths.calibration_images or paths.images
-        ).take(options.calibration_crops)
+    if calibration_data is not None:
+        calibration_data = calibration_data.take(options.calibration_crops)
     return _Job(options, source, directory, StageLog(directory), data, calibration_data, progress)
+
+
+def _persons(paths: DataPaths, spec: ModelSpec, options: DeployOptions) -> tuple[TaskData, TaskData | None]:
+    if spec.task != "pose":
+        raise DataError(f"{spec.name} is a {spec.task} model; give it labelled images with --imagenet DIR")
+    boxes = "ground truth" if options.boxes == GROUND_TRUTH else Path(options.boxes).name
+    data = PoseData(CocoPersons.load(paths.annotations, paths.images, options.boxes), boxes)
+    if "int8" not in options.precisions:
+        return data, None
+    if paths.calibration_annotations is None:
+        raise DataError(
+            "INT8 needs images to calibrate on: give --calibration-annotations FILE (persons that are "
+            "not measured afterwards), or leave INT8 out with --precision fp32,fp16"
+        )
+    images = paths.calibration_images or paths.images
+    return data, PoseData(CocoPersons.load(paths.calibration_annotations, images))
+
+
+def _images(paths: ImageNetPaths, spec: ModelSpec, calibrate: bool) -> tuple[TaskData, TaskData | None]:
+    if spec.task != "classification":
+        raise DataError(
+            f"{spec.name} is a {spec.task} model; --imagenet is for classifiers, give it --coco DIR"
+        )
+    data = ClassificationData(ImageNet.load(paths.images, spec.num_classes, paths.labels))
+    if not calibrate:
+        return data, None
+    if paths.calibration_images is None:
+        raise DataError(
+            "INT8 needs images to calibrate on: give --calibration-images DIR (images that are not "
+            "measured afterwards), or leave INT8 out with --precision fp32,fp16"
+        )
+    return data, ClassificationData(ImageNet.without_labels(paths.calibration_images))
 
 
 def _export(job: _Job) -> None:
     def work() -> None:
-        crops = next(batches(job.data, Preprocessor(job.spec), _VERIFIED_CROPS)).batch
-        job.source.export(job.graph(REFERENCE), crops, job.progress)
+        first = next(job.data.batches(job.spec, _VERIFIED_CROPS))
+        job.source.export(job.graph(REFERENCE), first.batch, job.progress)
 
     job.source.fetch(job.progress)
     job.stage("export", job.source.inputs, (job.graph(REFERENCE).name,), work)
@@ -138,11 +165,11 @@ def _calibrate(job: _Job) -> None:
     data = job.calibration_data
     if data is None:
         return
-    method, images = job.options.calibration_method, data.image_list_sha256
+    method, images = job.options.calibration_method, data.images_sha256
 
     def work() -> None:
-        crops = batches(data, Preprocessor(job.spec), _CALIBRATION_BATCH)
-        table = quantize(reference, crops, job.graph("int8"), method, images, job.progress, len(data.persons))
+        crops = data.batches(job.spec, _CALIBRATION_BATCH)
+        table = quantize(reference, crops, job.graph("int8"), method, images, job.progress, data.count)
         table.save(job.directory / "calibration.json")
 
     inputs |= {"images": images, "method": method}
@@ -198,8 +225,7 @@ def _measure(job: _Job, variant: str, engine: BuiltEngine | NotMeasured) -> Vari
     inputs = {
         "graph": sha256_file(graph),
         "engine": asdict(engine),
-        "annotations": sha256_file(job.data.annotations),
-        "images": job.data.image_list_sha256,
+        **job.data.content,
         "settings": asdict(settings),
         "report": _as_report(job, ()).calibration,
         "device": device_description(),
@@ -220,41 +246,26 @@ def _report(job: _Job, variants: tuple[VariantReport, ...]) -> Report:
 
 def _as_report(job: _Job, variants: tuple[VariantReport, ...]) -> Report:
     options, data = job.options, job.data
-    evaluated = EvaluatedData(
-        annotations=short_name(data.annotations),
-        images=len(data.evaluated_images),
-        persons=len(data.persons),
-        boxes="ground truth" if data.annotated_boxes else Path(options.boxes).name,
-        flip_test=options.flip_test,
-    )
     return Report(
         model=job.spec.name,
         spec=job.spec,
-        data=evaluated,
+        data=data.evaluated(options.flip_test),
         calibration=_calibration_line(job),
         versions=library_versions(),
         device=device_description(),
         max_drop=options.max_drop,
         variants=variants,
-        notes=(*options.notes, *options.graph.lines, *_left_out(data)),
+        notes=(*options.notes, *options.graph.lines, *data.notes),
         reference=REFERENCE,
     )
-
-
-def _left_out(data: CocoPersons) -> tuple[str, ...]:
-    """What of the annotation file is no person to measure, as one line or none."""
-    reasons = str(data.left_out)
-    return () if reasons == "nothing" else (f"Left out of {short_name(data.annotations)}: {reasons}.",)
 
 
 def _calibration_line(job: _Job) -> str:
     data, options = job.calibration_data, job.options
     if data is None:
         return "none"
-    source = short_name(data.annotations)
-    line = f"{options.calibration_method} ranges of {len(data.persons)} persons from {source}"
-    measured = {image.path.resolve() for image in job.data.images}
-    shared = sum(image.path.resolve() in measured for image in data.images)
+    line = f"{options.calibration_method} ranges of {data.described}"
+    shared = len(data.image_paths & job.data.image_paths)
     return line + (f", {shared} of whose images are measured too: the INT8 figures flatter" if shared else "")
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .calibration.datasets import GROUND_TRUTH
+from .calibration.imagenet import class_folders
 from .engines import BatchProfile
 from .export.graph_options import PLAIN, GraphOptions
 
@@ -38,15 +39,39 @@ class DataPaths:
 
 
 @dataclass(frozen=True)
+class ImageNetPaths:
+    """Labelled images of a classifier.
+
+    images: folder of synset folders, or a flat folder with the text file ``labels`` ("NAME.JPEG LABEL").
+    calibration_images: folder of other images, to calibrate INT8 on; their labels do not matter.
+    """
+
+    images: Path
+    labels: Path | None = None
+    calibration_images: Path | None = None
+
+    @classmethod
+    def imagenet(cls, root: Path, labels: Path | None = None) -> "ImageNetPaths":
+        """Where they usually lie below ``root``: val/, with val.txt or meta/val.txt if flat; train/."""
+        images = root / "val" if (root / "val").is_dir() else root
+        if labels is None and images.is_dir() and not class_folders(images):
+            usual = (root / "val.txt", root / "meta" / "val.txt", images / "val.txt")
+            labels = next((path for path in usual if path.is_file()), None)
+        train = root / "train"
+        return cls(images, labels, train if train.is_dir() else None)
+
+
+@dataclass(frozen=True)
 class DeployOptions:
     """What is deployed, on which data, and how.
 
     model: a name of the zoo, or the path of an ONNX file with ``spec`` beside it or inside.
     output: the bundle goes to ``output``/NAME.
-    data: persons to measure and to calibrate on. boxes: "gt" or a COCO detections file.
+    data: persons (of a classifier, images) to measure and to calibrate on. boxes: "gt" or a COCO detections
+        file.
     checkpoint: weights of a zoo model. flip_test: average with the mirrored crop, as zoo figures do.
     precisions: variants to make; fp32 is always among them, as the reference of every drop.
-    max_drop: the AP drop that is acceptable. limit: measure on so many persons only.
+    max_drop: the drop of AP or top-1 that is acceptable. limit: measure on so many persons or images only.
     profile: batch sizes of the engines. batch_sizes: those to time, each for ``seconds``. threads: of the CPU
         session.
     graph: rewrites of the exported graph that suit one accelerator and not another.
@@ -55,7 +80,7 @@ class DeployOptions:
 
     model: str
     output: Path
-    data: DataPaths
+    data: DataPaths | ImageNetPaths
     checkpoint: Path | None = None
     spec: Path | None = None
     boxes: str = GROUND_TRUTH

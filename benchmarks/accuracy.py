@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from ..calibration.datasets import CocoPersons, PersonCrops, batches
 from ..errors import DataError
 from ..progress import SILENT, Progress
-from ..runtime.heatmaps import decode, merge_flip, to_image
+from ..runtime.joints import find_joints
 from ..runtime.preprocess import Preprocessor
-from ..runtime.sessions import Session
+from ..runtime.sessions import Outputs, Session
 from ..runtime.stream import overlapped
 from .coco import CocoFigures, Predictions, ScoringRules, evaluate_keypoints
 
@@ -47,7 +47,7 @@ def evaluate(
     figures of the persons that it kept; with detection boxes every annotated person of the dataset's
     ``evaluated_images`` should be found.
 
-    flip_test: run each crop mirrored too and average the heatmaps, as the spec says.
+    flip_test: run each crop mirrored too and average the outputs, as the spec says.
     batch: crops per call of the session.
 
     Raises DataError for unusable images, annotations that are not COCO's 17 joints, or a dataset without
@@ -74,17 +74,13 @@ def predict(session: Session, crops: Iterable[PersonCrops], flip_test: bool = Fa
     """
     spec, mirror = session.spec, Preprocessor(session.spec).mirror
 
-    def run(part: PersonCrops) -> tuple[PersonCrops, NDArray[np.float32]]:
-        heatmaps = session.run(part.batch)
-        if flip_test:
-            mirrored = session.run(mirror(part.batch))
-            heatmaps = merge_flip(heatmaps, mirrored, spec.flip_pairs, spec.flip_shift)
-        return part, heatmaps
+    def run(part: PersonCrops) -> tuple[PersonCrops, Outputs, Outputs | None]:
+        mirrored = session.run(mirror(part.batch)) if flip_test else None
+        return part, session.run(part.batch), mirrored
 
-    def finish(result: tuple[PersonCrops, NDArray[np.float32]]) -> Predictions:
-        part, heatmaps = result
-        points, scores = decode(heatmaps, spec)
-        points = to_image(points, part.centre, part.scale, spec.heatmap_wh)
+    def finish(result: tuple[PersonCrops, Outputs, Outputs | None]) -> Predictions:
+        part, outputs, mirrored = result
+        points, scores = find_joints(outputs, mirrored, spec, part.centre, part.scale)
         return _as_predictions(part, points, scores)
 
     with closing(overlapped(crops, run, finish)) as parts:

@@ -3,20 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..calibration.datasets import CocoPersons
 from ..progress import SILENT, Progress
 from ..runtime.sessions.onnxruntime import OnnxRuntimeSession
 from ..runtime.spec import ModelSpec
-from .accuracy import evaluate
 from .place import backend_description
 from .report.results import BuiltEngine, MeasuredAccuracy, MeasuredSpeed, VariantReport
-from .speed import (
-    NotMeasured,
-    Speed,
-    measure_pipeline,
-    measure_session,
-    sample_pictures,
-)
+from .speed import NotMeasured, Speed, measure_session
+from .tasks import TaskData
 
 _ENGINE_NOT_RUN = (
     "the engine was built ahead of time; this version of posedge runs no engine, so it was not timed"
@@ -27,7 +20,8 @@ _ENGINE_NOT_RUN = (
 class Measurement:
     """How variants are measured.
 
-    flip_test: average with the mirrored crop, for accuracy and in the pipeline that is timed.
+    flip_test: average with the mirrored crop, for accuracy and in the pipeline that is timed; classifiers do
+        not.
     batch_sizes: those that are timed. threads: of the session, None for all cores.
     seconds: time spent on each figure of speed.
     """
@@ -42,12 +36,12 @@ def measure_variant(
     name: str,
     graph: Path,
     spec: ModelSpec,
-    data: CocoPersons,
+    data: TaskData,
     engine: BuiltEngine | NotMeasured,
     settings: Measurement,
     progress: Progress = SILENT,
 ) -> VariantReport:
-    """Measure the variant ``name``, whose graph is at ``graph``, on the persons of ``data``.
+    """Measure the variant ``name``, whose graph is at ``graph``, on ``data``.
 
     Accuracy and speed come from one and the same session. ``engine`` goes into the result as it is.
     Raises what the session and the evaluation raise.
@@ -55,20 +49,15 @@ def measure_variant(
     with OnnxRuntimeSession(graph, spec, settings.threads) as session:
         place = backend_description(session)
         simulated = " (float16 simulated)" if session.simulated else ""
-        accuracy = evaluate(session, data, flip_test=settings.flip_test, progress=progress)
+        figures = data.accuracy(session, settings.flip_test, progress)
         alone = measure_session(session, settings.batch_sizes, settings.seconds, progress)
-        pipeline = measure_pipeline(
-            session,
-            sample_pictures(data),
-            settings.batch_sizes,
-            flip_test=settings.flip_test,
-            seconds=settings.seconds,
-            progress=progress,
+        pipeline = data.pipeline_speed(
+            session, settings.batch_sizes, settings.flip_test, settings.seconds, progress
         )
     return VariantReport(
         name=name,
         graph_bytes=graph.stat().st_size,
-        accuracy=MeasuredAccuracy(accuracy.figures, place + simulated),
+        accuracy=MeasuredAccuracy(figures, place + simulated),
         engine=engine,
         session_speed=_placed(alone, place),
         pipeline_speed=_placed(pipeline, place),

@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle, tee
+from itertools import cycle, islice, takewhile, tee
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration.datasets import CocoPersons
+from ..calibration.imagenet import ImageNet
 from ..errors import DataError
 from ..progress import SILENT, Progress
+from ..runtime.classify import Classifier
 from ..runtime.images import read_image
 from ..runtime.pose import PoseEstimator
 from ..runtime.sessions import Session
@@ -47,8 +49,8 @@ class Percentiles:
 class Speed:
     """How fast batches of one size are.
 
-    batch: persons in a call. latency_ms: of a call, so of the whole batch. persons_per_second: sustained.
-    samples: timed calls.
+    batch: persons in a call, or images of a classifier. latency_ms: of a call, so of the whole batch.
+    persons_per_second: sustained, images of a classifier. samples: timed calls.
     """
 
     batch: int
@@ -132,6 +134,39 @@ def measure_pipeline(
     return tuple(speeds)
 
 
+def measure_classifier(
+    session: Session,
+    images: Sequence[NDArray[np.uint8]],
+    batch_sizes: Sequence[int] = (1, 8),
+    *,
+    seconds: float = 3.0,
+    progress: Progress = SILENT,
+) -> tuple[Speed, ...] | NotMeasured:
+    """Time the deployed pipeline of a classifier, from decoded images to classes.
+
+    Latency is that of one call of ``Classifier.batch``, throughput that of ``Classifier.stream``; otherwise
+    as ``measure_pipeline``.
+    """
+    if session.simulated:
+        return _simulated()
+    if not images:
+        raise DataError("the pipeline cannot be timed: there is no image")
+    speeds = []
+    classifier = Classifier.from_session(session)
+    with progress.task("timing the pipeline", float(len(batch_sizes))) as task:
+        for done, batch in enumerate(_checked(batch_sizes)):
+            samples = _time_calls(partial(_classify_next, classifier, cycle(images), batch), seconds)
+            rate = _classifier_rate(classifier, images, seconds, batch)
+            speeds.append(Speed(batch, percentiles(samples), rate, len(samples)))
+            task.update(done + 1.0)
+    return tuple(speeds)
+
+
+def sample_images(dataset: ImageNet, limit: int = 16) -> tuple[NDArray[np.uint8], ...]:
+    """The first ``limit`` images of a dataset, decoded."""
+    return tuple(read_image(image.path) for image in dataset.images[:limit])
+
+
 def sample_pictures(dataset: CocoPersons, limit: int = 16) -> tuple[Picture, ...]:
     """The first ``limit`` images of a dataset, decoded, with their boxes."""
     return tuple(
@@ -180,6 +215,22 @@ def _stream_rate(estimator: PoseEstimator, pictures: Sequence[Picture], seconds:
     boxes = (picture.boxes_xyxy for picture in for_boxes)
     persons = sum(len(scores) for _, scores in estimator.stream(images, boxes))
     return persons / (time.perf_counter() - start)
+
+
+def _classify_next(classifier: Classifier, images: Iterator[NDArray[np.uint8]], batch: int) -> None:
+    classifier.batch(list(islice(images, batch)))
+
+
+def _classifier_rate(
+    classifier: Classifier, images: Sequence[NDArray[np.uint8]], seconds: float, batch: int
+) -> float:
+    start = time.perf_counter()
+    fewest = _FEWEST_SAMPLES * batch
+    enough = takewhile(
+        lambda turn: turn[0] < fewest or time.perf_counter() < start + seconds, enumerate(cycle(images))
+    )
+    count = sum(1 for _ in classifier.stream((image for _, image in enough), batch))
+    return count / (time.perf_counter() - start)
 
 
 def _repeated(pictures: Sequence[Picture], deadline: float, fewest_persons: int) -> Iterator[Picture]:

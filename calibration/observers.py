@@ -6,7 +6,7 @@ figure (moments, per-channel extremes) is a further field of the observer and of
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from ..errors import CalibrationError
 from ..progress import SILENT, Progress
 from .datasets import PersonCrops
+from .imagenet import ImageBatch
 from .topology import Topology
+
+Batch: TypeAlias = NDArray[np.float32] | PersonCrops | ImageBatch
 
 BINS = 8192
 
@@ -127,7 +130,7 @@ class Observer:
 
 def observe(
     model: onnx.ModelProto,
-    batches: Iterable[NDArray[np.float32] | PersonCrops],
+    batches: Iterable[Batch],
     tensors: Sequence[str],
     progress: Progress = SILENT,
     crops: int | None = None,
@@ -152,7 +155,7 @@ def observe(
             done += len(pixels)
             task.update(done)
     if not done:
-        raise CalibrationError("there are no crops to calibrate with; give images with annotated persons")
+        raise CalibrationError("there are no crops to calibrate with; give more images")
     return Observation({tensor: observer.result() for tensor, observer in observers.items()}, done)
 
 
@@ -189,11 +192,11 @@ def _observing_session(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[
 
 
 def _pieces(
-    batches: Iterable[NDArray[np.float32] | PersonCrops],
+    batches: Iterable[Batch],
 ) -> Iterator[tuple[NDArray[np.float32], tuple[str, ...]]]:
     """Cut batches into runs of a few crops, each with the names of its crops."""
     for number, batch in enumerate(batches):
-        if isinstance(batch, PersonCrops):
+        if isinstance(batch, PersonCrops | ImageBatch):
             pixels, names = batch.batch, batch.names
         else:
             pixels = np.asarray(batch)

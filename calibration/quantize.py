@@ -18,8 +18,7 @@ from ..errors import CalibrationError
 from ..export.graphs import load_graph, opset_of, save_graph
 from ..files import sha256_file
 from ..progress import SILENT, Progress
-from .datasets import PersonCrops
-from .observers import observe
+from .observers import Batch, observe
 from .placement import Placement, QuantisedWeight, plan
 from .ranges import METHODS, SMALLEST_AMAX
 from .table import CalibrationTable, TensorRange
@@ -41,7 +40,7 @@ class QuantisedArray:
 
 def quantize(
     graph: Path,
-    batches: Iterable[NDArray[np.float32] | PersonCrops],
+    batches: Iterable[Batch],
     output: Path,
     method: str = "percentile",
     images_sha256: str | None = None,
@@ -65,7 +64,7 @@ def quantize(
 
 def calibrate(
     graph: Path,
-    batches: Iterable[NDArray[np.float32] | PersonCrops],
+    batches: Iterable[Batch],
     method: str = "percentile",
     images_sha256: str | None = None,
     progress: Progress = SILENT,

@@ -107,8 +107,8 @@ def attach_spec(model: ModelProto, spec: ModelSpec) -> None:
         model.metadata_props.add(key=key, value=value)
 
 
-def spec_of(model: ModelProto, where: str = "the graph") -> ModelSpec:
-    """The spec inside the model. Raises GraphError when there is none, or one that cannot be read."""
+def attached_spec(model: ModelProto, where: str = "the graph") -> ModelSpec | None:
+    """The spec inside the model, if it carries one. Raises GraphError for one that cannot be read."""
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY:
             try:
@@ -118,13 +118,22 @@ def spec_of(model: ModelProto, where: str = "the graph") -> ModelSpec:
                     f"{where}: the spec inside is not JSON ({error}). Export it again"
                 ) from error
             return spec_from_dict(document, f"{where}: {METADATA_KEY}")
-    raise GraphError(
-        f"{where} carries no spec ({METADATA_KEY} in its metadata). Give one with --spec model.json"
-    )
+    return None
+
+
+def spec_of(model: ModelProto, where: str = "the graph") -> ModelSpec:
+    """The spec inside the model. Raises GraphError when there is none, or one that cannot be read."""
+    spec = attached_spec(model, where)
+    if spec is None:
+        raise GraphError(
+            f"{where} carries no spec ({METADATA_KEY} in its metadata). Give one with --spec model.json; "
+            "`posedge spec init` writes a first one"
+        )
+    return spec
 
 
 def check_spec(model: ModelProto, spec: ModelSpec, where: str = "the graph") -> None:
-    """Compare names and stated sizes of input and output with ``spec``; a symbolic size fits any.
+    """Compare names and stated sizes of input and outputs with ``spec``; a symbolic size fits any.
 
     Raises GraphError with the first contradiction.
     """
@@ -135,18 +144,17 @@ def check_spec(model: ModelProto, spec: ModelSpec, where: str = "the graph") -> 
             "Correct the spec"
         )
     outputs = {value.name: value for value in model.graph.output}
-    if spec.output_name not in outputs:
-        raise GraphError(
-            f"{where}: the graph's outputs are {', '.join(map(repr, outputs))}, the spec's output_name is "
-            f"{spec.output_name!r}. Correct the spec"
-        )
+    for name in spec.output_names:
+        if name not in outputs:
+            key = "output_name" if name == spec.output_name else "output_name_y"
+            raise GraphError(
+                f"{where}: the graph's outputs are {', '.join(map(repr, outputs))}, the spec's {key} is "
+                f"{name!r}. Correct the spec"
+            )
     width, height = spec.input_wh
     _compare(input_, (3, height, width), f"the spec's input_wh is {width}x{height}", where)
-    width, height = spec.heatmap_wh
-    stated = f"the spec's num_joints is {spec.num_joints} and its heatmap_wh {width}x{height}"
-    if spec.task == "classification":
-        stated = f"the spec's num_classes is {spec.num_classes}"
-    _compare(outputs[spec.output_name], spec.output_shape, stated, where)
+    for name, shape in zip(spec.output_names, spec.output_shapes, strict=True):
+        _compare(outputs[name], shape, _stated_output(spec), where)
 
 
 def random_batch(spec: ModelSpec, size: int, seed: int = 0) -> NDArray[np.float32]:
@@ -205,6 +213,14 @@ def _parse(path: Path) -> ModelProto:
     if not model.ir_version or not model.graph.node:
         raise GraphError(f"{path} is not an ONNX model: no operators were found in its {len(data)} bytes")
     return model
+
+
+def _stated_output(spec: ModelSpec) -> str:
+    """What the spec says of the outputs' sizes: "the spec's num_joints is 17 and its heatmap_wh 48x64"."""
+    values = [getattr(spec, key) for key in spec.output_keys]
+    words = [f"{value[0]}x{value[1]}" if isinstance(value, tuple) else str(value) for value in values]
+    first, *others = map(" ".join, zip(spec.output_keys, words, strict=True))
+    return " and its ".join([f"the spec's {first.replace(' ', ' is ')}", *others])
 
 
 def _compare(value: ValueInfoProto, expected: tuple[int, ...], stated: str, where: str) -> None:

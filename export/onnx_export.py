@@ -51,8 +51,8 @@ def export_onnx(
 ) -> None:
     """Write ``model`` in eval mode as ONNX to ``path``.
 
-    The graph takes float32 (n, 3, H, W) by ``spec.input_name`` and gives (n, K, h, w) by
-    ``spec.output_name``, in opset 17, simplified, batch norms folded, nodes named after their modules,
+    The graph takes float32 (n, 3, H, W) by ``spec.input_name`` and gives the outputs of
+    ``spec.output_names``, in opset 17, simplified, batch norms folded, nodes named after their modules,
     without traces of the machine, the spec inside, rewritten as ``options`` say. The same weights give the
     same bytes.
 
@@ -75,7 +75,7 @@ def prepare_onnx(
 ) -> None:
     """Write somebody's ONNX file to ``path`` as ``export_onnx`` would have written it.
 
-    Opsets 13 to 21 are kept, older ones brought to 13. Outputs other than ``spec.output_name`` are removed,
+    Opsets 13 to 21 are kept, older ones brought to 13. Outputs other than ``spec.output_names`` are removed,
     a fixed batch axis is freed where the graph allows it. The result is proven to compute what ``source``
     computes, on random input.
 
@@ -138,7 +138,7 @@ def _from_torch(model: nn.Module, spec: ModelSpec) -> ModelProto:
                 dynamo=True,
                 opset_version=_EXPORTER_OPSET,
                 input_names=[spec.input_name],
-                output_names=[spec.output_name],
+                output_names=list(spec.output_names),
                 dynamic_shapes=axes,
                 verbose=False,
             )

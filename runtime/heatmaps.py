@@ -31,7 +31,7 @@ def decode(heatmaps: Maps, spec: ModelSpec) -> Poses:
     """Read heatmaps (N, K, h, w) as the spec's codec says.
 
     Returns keypoints (N, K, 2), x and y in heatmap pixels, and their scores (N, K), both float32.
-    Raises GraphError when the maps do not have the spec's joints and size.
+    Raises GraphError when the maps do not have the spec's joints and size, or its codec reads no maps.
     """
     width, height = spec.heatmap_wh
     if heatmaps.ndim != 4 or heatmaps.shape[1:] != (spec.num_joints, height, width):
@@ -43,7 +43,9 @@ def decode(heatmaps: Maps, spec: ModelSpec) -> Poses:
         return decode_msra(heatmaps)
     if spec.codec == "unbiased":
         return decode_unbiased(heatmaps, spec.blur_kernel)
-    return decode_megvii(heatmaps)
+    if spec.codec == "megvii":
+        return decode_megvii(heatmaps)
+    raise GraphError(f"{spec.name}: the codec {spec.codec!r} of the spec does not read heatmaps.")
 
 
 @_quietly
@@ -117,9 +119,7 @@ def merge_flip(
     right, column 0 keeping its value: for networks whose strides put the mirrored maps one pixel off
     (mmpose's ``shift_heatmap``).
     """
-    joints = np.arange(heatmaps.shape[1])
-    for left, right in flip_pairs:
-        joints[[left, right]] = right, left
+    joints = mirrored_joints(heatmaps.shape[1], flip_pairs)
     merged = np.ascontiguousarray(mirrored[..., ::-1], np.float32).take(joints, axis=1)
     if shift:
         merged[..., 1:] = merged[..., :-1]
@@ -128,16 +128,27 @@ def merge_flip(
     return merged
 
 
+def mirrored_joints(num_joints: int, flip_pairs: Sequence[tuple[int, int]]) -> NDArray[np.intp]:
+    """Which joint (K,) of a mirrored image each joint is: left and right change places."""
+    joints = np.arange(num_joints)
+    for left, right in flip_pairs:
+        joints[[left, right]] = right, left
+    return joints
+
+
 def to_image(
-    keypoints_heatmap: NDArray[np.float32],
+    keypoints: NDArray[np.float32],
     centre: NDArray[np.float32],
     scale: NDArray[np.float32],
-    heatmap_wh: tuple[int, int],
+    grid_wh: tuple[int, int],
 ) -> NDArray[np.float32]:
-    """Keypoints (N, K, 2) from heatmap pixels to image pixels, for crops of this centre and scale (N, 2)."""
-    pixel = scale / np.asarray(heatmap_wh, np.float32)
+    """Keypoints (N, K, 2) to image pixels, for crops of this centre and scale (N, 2).
+
+    grid_wh: width and height of what they are pixels of: the heatmaps, or SimCC's input.
+    """
+    pixel = scale / np.asarray(grid_wh, np.float32)
     corner = centre - scale * np.float32(0.5)
-    return np.asarray(keypoints_heatmap * pixel[:, None] + corner[:, None], np.float32)
+    return np.asarray(keypoints * pixel[:, None] + corner[:, None], np.float32)
 
 
 def _flat_maps(heatmaps: Maps) -> NDArray[np.float32]:

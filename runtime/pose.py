@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import DataError, SessionError
+from ..errors import BundleError, DataError, SessionError
 from .boxes import check_boxes
 from .bundle import open_bundle
-from .heatmaps import decode, merge_flip, to_image
+from .joints import find_joints
 from .preprocess import Crops, Preprocessor, check_image
-from .sessions import Session
+from .sessions import Outputs, Session
 from .sessions.onnxruntime import OnnxRuntimeSession
 from .spec import ModelSpec
 from .stream import overlapped
@@ -36,12 +36,12 @@ class _Persons:
 
 
 @dataclass(frozen=True)
-class _Maps:
+class _Raw:
     """What the network made of a batch, as it is and mirrored."""
 
     persons: _Persons
-    heatmaps: NDArray[np.float32]
-    mirrored: NDArray[np.float32] | None
+    outputs: Outputs
+    mirrored: Outputs | None
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PoseEstimator:
     bundle: the directory that ``posedge deploy`` wrote.
     variant: "fp32", "fp16", "int8" ...; None takes the bundle's default.
     threads: threads of the network; None takes every core that this process may use.
-    flip_test: run each crop mirrored too and average the heatmaps: twice the work, a little more accuracy.
+    flip_test: run each crop mirrored too and average the outputs: twice the work, a little more accuracy.
     max_batch: how many persons run at once at most.
 
     Raises BundleError when the bundle is incomplete or altered or has no such variant, and what
@@ -92,6 +92,11 @@ class PoseEstimator:
         return estimator
 
     def _start(self, session: Session, variant: str | None, flip_test: bool, max_batch: int) -> None:
+        if session.spec.task != "pose":
+            raise BundleError(
+                f"{session.spec.name} is a {session.spec.task} model and finds no joints. "
+                "Open it with Classifier."
+            )
         if max_batch < 1:
             raise DataError(f"max_batch is {max_batch}; a batch holds at least one person")
         self._session: Session | None = session
@@ -117,7 +122,7 @@ class PoseEstimator:
         image: uint8 (height, width, 3) BGR. boxes: (N, 4) xyxy in pixels; N may be 0.
 
         Returns keypoints (N, K, 2) float32, x and y in image pixels, and scores (N, K) float32 in [0, 1].
-        A joint whose heatmap is empty or not finite has score 0.
+        A joint whose heatmap (or a distribution) is empty or not finite has score 0.
 
         Raises DataError for an unusable image or box (with its index), SessionError when the estimator is
         closed or the backend fails.
@@ -164,20 +169,16 @@ class PoseEstimator:
             raise SessionError("this PoseEstimator is closed. Open the bundle again.")
         return self._session
 
-    def _run(self, persons: _Persons) -> _Maps:
+    def _run(self, persons: _Persons) -> _Raw:
         session, batch = self._open_session(), persons.crops.batch
         mirrored = session.run(self._preprocess.mirror(batch)) if self._flip_test else None
-        return _Maps(persons, session.run(batch), mirrored)
+        return _Raw(persons, session.run(batch), mirrored)
 
-    def _finish(self, maps: _Maps) -> _Results:
-        heatmaps = maps.heatmaps
-        if maps.mirrored is not None:
-            heatmaps = merge_flip(heatmaps, maps.mirrored, self._spec.flip_pairs, self._spec.flip_shift)
-        keypoints, scores = decode(heatmaps, self._spec)
-        crops = maps.persons.crops
-        keypoints = to_image(keypoints, crops.centre, crops.scale, self._spec.heatmap_wh)
+    def _finish(self, raw: _Raw) -> _Results:
+        crops = raw.persons.crops
+        keypoints, scores = find_joints(raw.outputs, raw.mirrored, self._spec, crops.centre, crops.scale)
         scores = np.clip(np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0), 0, 1)
-        return _Results(keypoints, scores, maps.persons.image_sizes)
+        return _Results(keypoints, scores, raw.persons.image_sizes)
 
 
 def _pairs(images: Iterable[NDArray[np.uint8]], boxes: Iterable[ArrayLike]) -> Iterator[_Labelled]:

@@ -45,12 +45,7 @@ class Preprocessor:
     def __init__(self, spec: ModelSpec) -> None:
         self._input_wh = spec.input_wh
         self._padding = spec.box_padding
-        # plane i of the batch reads channel self._channels[i] of a BGR crop
-        self._channels = (2, 1, 0) if spec.colour_order == "rgb" else (0, 1, 2)
-        grey = np.arange(256, dtype=np.float32)
-        self._tables = [
-            (grey - np.float32(mean)) / np.float32(std) for mean, std in zip(spec.mean, spec.std, strict=True)
-        ]
+        self._channels, self._tables = packing(spec)
         self._buffer = _ImageBuffer()
 
     def __call__(self, image: NDArray[np.uint8], boxes_xyxy: ArrayLike) -> Crops:
@@ -115,6 +110,15 @@ class _ImageBuffer(threading.local):
         if self._pixels.size < size:
             self._pixels = np.empty(size, np.uint8)
         return self._pixels[:size].reshape(height, width, 4)
+
+
+def packing(spec: ModelSpec) -> tuple[tuple[int, int, int], list[NDArray[np.float32]]]:
+    """Which channel of a BGR crop each plane of the batch reads, and the table (256,) of each plane."""
+    grey = np.arange(256, dtype=np.float32)
+    tables = [
+        (grey - np.float32(mean)) / np.float32(std) for mean, std in zip(spec.mean, spec.std, strict=True)
+    ]
+    return ((2, 1, 0) if spec.colour_order == "rgb" else (0, 1, 2)), tables
 
 
 def check_image(image: object) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import GraphError
 
 METADATA_KEY = "posedge.spec"
+UNKNOWN_KEY = "unknown"  # in a spec file: the keys that are null until somebody fills them in
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -22,7 +23,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 COCO_FLIP_PAIRS = ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16))
 
 TASKS = ("pose", "classification")
-CODECS = ("msra", "unbiased", "megvii")
+CODECS = ("msra", "unbiased", "megvii", "simcc")
 COLOUR_ORDERS = ("rgb", "bgr")
 NMS_MODES = ("oks", "soft", "none")
 
@@ -32,22 +33,27 @@ class ModelSpec:
     """How a model is fed and read.
 
     name: what reports call it.
-    task: "pose" (top-down heatmaps), or "classification", which reads no field of heatmaps, joints and boxes.
-    input_wh, heatmap_wh: width and height in pixels of the input and of an output map.
+    task: "pose" (top-down), or "classification", which reads no field of joints, boxes and decoding.
+    input_wh, heatmap_wh: width and height in pixels of the input and of an output map; "simcc" has no maps.
     colour_order: channel order of the input tensor; images are BGR until they are packed.
     mean, std: per channel in ``colour_order``, on the 0 to 255 scale; input = (pixel - mean) / std.
-    codec: decoder of the heatmaps, "msra", "unbiased" (DARK) or "megvii".
+    codec: decoder of the heatmaps, "msra", "unbiased" (DARK) or "megvii"; "simcc" for two distributions a
+        joint, over x and over y (RTMPose).
+    split_ratio: bins of a "simcc" distribution for each pixel of the input.
     blur_kernel: side of the Gaussian of the "unbiased" decoder in heatmap pixels, 11 at 64x48, 17 at 96x72;
         the other decoders do not read it.
-    num_joints: number of output maps.
+    num_joints: number of output maps, or of distributions over x.
     num_classes: number of logits of a classifier.
+    resize_short: the image of a classifier is resized until its shorter edge has so many pixels (Pillow's
+        bilinear), and the middle of ``input_wh`` is cut out of it.
     flip_pairs: joint indices that change places in a mirrored image.
     flip_shift: move the mirrored maps one pixel right before averaging (mmpose's ``shift_heatmap``).
     box_padding: factor by which a box grows before it is cropped.
     keypoint_threshold, nms, nms_threshold: how COCO's evaluation scores and thins instances: the instance
         score is the box score times the mean of the joint scores above ``keypoint_threshold``; "oks" or
         "soft" NMS drops near duplicates, which only detection boxes have.
-    input_name, output_name: tensors of the graph.
+    input_name, output_name: tensors of the graph. With "simcc" output_name has the distributions over x and
+        output_name_y those over y; the others do not read the latter.
     """
 
     name: str
@@ -68,7 +74,10 @@ class ModelSpec:
     nms_threshold: float = 0.9
     input_name: str = "input"
     output_name: str = "heatmaps"
+    output_name_y: str = "simcc_y"
+    split_ratio: float = 2.0
     num_classes: int = 1000
+    resize_short: int = 256
 
     def __post_init__(self) -> None:
         _require_choice("task", self.task, TASKS)
@@ -83,10 +92,25 @@ class ModelSpec:
             raise GraphError(
                 "spec: mean must be finite and std positive, three numbers each on the 0 to 255 scale"
             )
+        if self.task == "classification":
+            if self.num_classes < 1:
+                raise GraphError(f"spec: num_classes is {self.num_classes}; a classifier has some")
+            if self.resize_short < max(self.input_wh):
+                raise GraphError(
+                    f"spec: resize_short is {self.resize_short}; the input of {self.input_wh[0]}x"
+                    f"{self.input_wh[1]} cannot be cut out of a smaller image"
+                )
         if self.num_joints < 1:
             raise GraphError(f"spec: num_joints is {self.num_joints}; a pose model has at least one")
         if self.blur_kernel < 1 or self.blur_kernel % 2 == 0:
             raise GraphError(f"spec: blur_kernel is {self.blur_kernel}; it must be odd and positive")
+        if not 0 < self.split_ratio < math.inf:
+            raise GraphError(f"spec: split_ratio is {self.split_ratio}; it must be positive (2 is usual)")
+        if self._is_simcc and self.output_name == self.output_name_y:
+            raise GraphError(
+                f"spec: output_name and output_name_y are both {self.output_name!r}; SimCC's distributions "
+                "over x and y are two outputs"
+            )
         if not 0 < self.box_padding < math.inf:
             raise GraphError(f"spec: box_padding is {self.box_padding}; it must be positive (1.25 is usual)")
         joints = [joint for pair in self.flip_pairs for joint in pair]
@@ -97,11 +121,30 @@ class ModelSpec:
             )
 
     @property
-    def output_shape(self) -> tuple[int, ...]:
-        """Shape of the output without the batch axis: (K, h, w), or (classes,)."""
+    def output_names(self) -> tuple[str, ...]:
+        """The graph's outputs in the order in which a session returns them."""
+        return (self.output_name, self.output_name_y) if self._is_simcc else (self.output_name,)
+
+    @property
+    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Their shapes without the batch axis: (K, h, w); (K, bins of x) and (K, bins of y); (classes,)."""
         if self.task == "classification":
-            return (self.num_classes,)
-        return (self.num_joints, self.heatmap_wh[1], self.heatmap_wh[0])
+            return ((self.num_classes,),)
+        if self._is_simcc:
+            return tuple((self.num_joints, round(side * self.split_ratio)) for side in self.input_wh)
+        width, height = self.heatmap_wh
+        return ((self.num_joints, height, width),)
+
+    @property
+    def output_keys(self) -> tuple[str, ...]:
+        """The keys of the spec that those shapes come from."""
+        if self.task == "classification":
+            return ("num_classes",)
+        return ("num_joints", "input_wh", "split_ratio") if self._is_simcc else ("num_joints", "heatmap_wh")
+
+    @property
+    def _is_simcc(self) -> bool:
+        return self.task == "pose" and self.codec == "simcc"
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as JSON types."""
@@ -137,13 +180,25 @@ def spec_from_dict(document: object, where: str) -> ModelSpec:
 
 
 def read_spec(path: Path) -> ModelSpec:
-    """Read a spec file. Raises GraphError when it is missing, not JSON, or not a spec."""
+    """Read a spec file.
+
+    Raises GraphError when it is missing, not JSON, or not a spec, and when a value is still null, as
+    `posedge spec init` writes what it could not know.
+    """
     try:
         document = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise GraphError(f"{path}: the spec cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise GraphError(f"{path}: the spec is not JSON ({error})") from error
+    if isinstance(document, dict):
+        gaps = [key for key, value in document.items() if value is None]
+        if gaps:
+            raise GraphError(
+                f"{path}: {', '.join(gaps)} {'is' if len(gaps) == 1 else 'are'} not known yet (null). "
+                "Fill in what the model was trained with"
+            )
+        document.pop(UNKNOWN_KEY, None)
     return spec_from_dict(document, str(path))
 
 

@@ -22,7 +22,7 @@ FLOORS = (
     ("calibration",),
     ("engines",),
     ("benchmarks",),
-    ("options",),
+    ("options", "picture"),
     ("deploy",),
     ("demo",),
     ("cli", "__main__"),
@@ -85,7 +85,9 @@ def test_nothing_in_the_package_imports_it_by_its_own_name(path: Path) -> None:
 
 
 def test_public_names() -> None:
-    assert sorted(posedge.__all__) == sorted(["PoseEstimator", "ModelSpec", "PosedgeError", "__version__"])
+    assert sorted(posedge.__all__) == sorted(
+        ["Classifier", "PoseEstimator", "ModelSpec", "PosedgeError", "__version__"]
+    )
     for name in posedge.__all__:
         assert getattr(posedge, name) is not None
 

@@ -7,29 +7,35 @@ from pathlib import Path
 
 from ...files import write_text
 from ..coco import CocoFigures
+from ..imagenet import ImageNetFigures
 from ..speed import NotMeasured, Speed
-from .results import BuiltEngine, MeasuredAccuracy, MeasuredSpeed, Report, VariantReport
+from .results import WORDINGS, BuiltEngine, MeasuredAccuracy, MeasuredSpeed, Report, VariantReport
 
 CSV_FILE = "report.csv"
 
-_SPEED_COLUMNS = ("p50_ms", "p90_ms", "p99_ms", "persons_per_second", "samples", "measured_on")
 _SPEEDS = ("session", "pipeline", "engine")
+_FIGURES = {"pose": CocoFigures, "classification": ImageNetFigures}
+_SIZES = ("graph_bytes", "engine_bytes")
+_BUILDS = ("engine_build_seconds", "engine_flavour", "engine_version", "engine_built_on")
 
-COLUMNS = (
-    "model",
-    "variant",
-    "batch",
-    *(field.name for field in fields(CocoFigures)),
-    "ap_drop",
-    "accuracy_measured_on",
-    "graph_bytes",
-    "engine_bytes",
-    "engine_build_seconds",
-    "engine_flavour",
-    "engine_version",
-    "engine_built_on",
-    *(f"{speed}_{column}" for speed in _SPEEDS for column in _SPEED_COLUMNS),
-)
+
+def columns(task: str) -> tuple[str, ...]:
+    """The header of the table of a model of this task."""
+    return (
+        *("model", "variant", "batch"),
+        *(field.name for field in fields(_FIGURES[task])),
+        f"{WORDINGS[task].key}_drop",
+        "accuracy_measured_on",
+        *(*_SIZES, *_BUILDS),
+        *(f"{speed}_{column}" for speed in _SPEEDS for column in _speed_columns(WORDINGS[task].unit)),
+    )
+
+
+def _speed_columns(unit: str) -> tuple[str, ...]:
+    return ("p50_ms", "p90_ms", "p99_ms", f"{unit}_per_second", "samples", "measured_on")
+
+
+COLUMNS = columns("pose")
 
 _Cells = dict[str, str | int | float | None]
 
@@ -37,7 +43,7 @@ _Cells = dict[str, str | int | float | None]
 def csv_text(report: Report) -> str:
     """The table as CSV with a header line; a variant that was not timed has one row without a batch."""
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(stream, columns(report.spec.task), restval="", lineterminator="\n")
     writer.writeheader()
     for variant in report.variants:
         for batch in _batches(variant):
@@ -62,8 +68,8 @@ def _row(report: Report, variant: VariantReport, batch: int | None) -> _Cells:
     if isinstance(variant.accuracy, MeasuredAccuracy):
         cells.update(asdict(variant.accuracy.figures))
         cells["accuracy_measured_on"] = variant.accuracy.measured_on
-    drop = report.ap_drop(variant)
-    cells["ap_drop"] = None if isinstance(drop, NotMeasured) else drop
+    drop = report.drop(variant)
+    cells[f"{report.wording.key}_drop"] = None if isinstance(drop, NotMeasured) else drop
     if isinstance(variant.engine, BuiltEngine):
         cells.update(
             engine_bytes=variant.engine.engine_bytes,
@@ -77,11 +83,11 @@ def _row(report: Report, variant: VariantReport, batch: int | None) -> _Cells:
         if isinstance(speed, MeasuredSpeed):
             for entry in speed.by_batch:
                 if entry.batch == batch:
-                    cells.update(_speed_cells(name, entry, speed.measured_on))
+                    cells.update(_speed_cells(name, entry, speed.measured_on, report.wording.unit))
     return cells
 
 
-def _speed_cells(name: str, speed: Speed, measured_on: str) -> _Cells:
+def _speed_cells(name: str, speed: Speed, measured_on: str, unit: str) -> _Cells:
     latency = speed.latency_ms
     values = (latency.p50, latency.p90, latency.p99, speed.persons_per_second, speed.samples, measured_on)
-    return {f"{name}_{column}": value for column, value in zip(_SPEED_COLUMNS, values, strict=True)}
+    return {f"{name}_{column}": value for column, value in zip(_speed_columns(unit), values, strict=True)}

@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import require
 from ...files import replacing
 from ..speed import NotMeasured
-from .results import MeasuredAccuracy, MeasuredSpeed, Report, VariantReport
+from .results import EvaluatedImages, MeasuredAccuracy, MeasuredSpeed, Report, VariantReport
 
 PLOT_FILE = "report.png"
 
@@ -52,7 +52,7 @@ def write_plot(report: Report, path: Path) -> None:
 
 
 def _draw(figure: Any, canvas: Any, report: Report) -> None:
-    timed, aside = _points(report.variants)
+    timed, aside = _points(report.variants, report.wording.label)
     grid = figure.add_gridspec(
         1, 2 if aside else 1, width_ratios=(4, 1.25) if aside else (1,), wspace=0.04,
         left=0.09, right=0.97, top=0.86, bottom=0.23,
@@ -73,14 +73,14 @@ def _draw(figure: Any, canvas: Any, report: Report) -> None:
     _captions(figure, report)
 
 
-def _points(variants: Sequence[VariantReport]) -> tuple[list[_Point], list[_Point]]:
-    """The variants whose AP was measured: those that were timed, and those that were not."""
+def _points(variants: Sequence[VariantReport], figure: str) -> tuple[list[_Point], list[_Point]]:
+    """The variants whose accuracy was measured: those that were timed, and those that were not."""
     timed, aside = [], []
     for index, variant in enumerate(variants):
         if isinstance(variant.accuracy, NotMeasured):
             continue
-        ap, colour = variant.accuracy.figures.ap, _COLOURS[index % len(_COLOURS)]
-        label = f"{variant.name}: AP {ap:.3f}"
+        ap, colour = variant.accuracy.headline, _COLOURS[index % len(_COLOURS)]
+        label = f"{variant.name}: {figure} {ap:.3f}"
         if isinstance(variant.session_speed, NotMeasured):
             aside.append(_Point(0.5, ap, label, colour))
             continue
@@ -101,8 +101,12 @@ def _mark(axis: Any, point: _Point) -> None:
 
 
 def _style_main(axis: Any, report: Report, points: Sequence[_Point]) -> None:
-    axis.set_xlabel("persons per second   (● network alone   ○ pipeline from decoded image to keypoints)")
-    axis.set_ylabel(f"COCO keypoint AP on {report.data.annotations}")
+    words, data = report.wording, report.data
+    source = data.labels if isinstance(data, EvaluatedImages) else data.annotations
+    axis.set_xlabel(
+        f"{words.unit} per second   (● network alone   ○ pipeline from decoded image to {words.result})"
+    )
+    axis.set_ylabel(f"{words.place} {words.label} on {source}")
     axis.grid(True, color="#dddddd", linewidth=0.6)
     rates = [rate for point in points for rate in (point.x, point.pipeline_x) if rate is not None]
     # from zero, so that twice as far right is twice as fast
@@ -179,11 +183,11 @@ def _captions(figure: Any, report: Report) -> None:
     red = list(report.warnings)
     unknown = [variant.name for variant in report.variants if isinstance(variant.accuracy, NotMeasured)]
     if unknown:
-        red.append(f"AP not measured: {', '.join(unknown)}")
+        red.append(f"{report.wording.label} not measured: {', '.join(unknown)}")
     # a picture travels without its table: what must be known of its figures stands in it
     grey = [line for note in report.notes for line in textwrap.wrap(note, _NOTE_WIDTH)]
     grey += [
-        f"{variant.name}: AP with {variant.accuracy.measured_on}"
+        f"{variant.name}: {report.wording.label} with {variant.accuracy.measured_on}"
         for variant in report.variants
         if isinstance(variant.accuracy, MeasuredAccuracy) and variant.accuracy.measured_on not in places
     ]

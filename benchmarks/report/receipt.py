@@ -11,6 +11,10 @@ Keys, always all of them and always in the same order; ``docs/receipt.md`` descr
     variants.NAME.measured_on                            for each figure above, with and on what
     variants.NAME.not_measured                           for each null above, why
 
+A classifier's receipt says ``top1`` where this one says ``ap``, ``top1_drop`` for ``ap_drop`` and
+``images_per_second`` for ``persons_per_second``; its ``figures`` are ``top1`` and ``top5``, its ``data``
+``labels`` and ``images``.
+
 A figure that was not measured is null.
 """
 
@@ -23,7 +27,7 @@ from ...errors import BundleError
 from ...files import write_text
 from ..speed import NotMeasured, Speed
 from .receipt_reader import SCHEMA, report_from
-from .results import BuiltEngine, MeasuredAccuracy, MeasuredSpeed, Report, VariantReport
+from .results import BuiltEngine, MeasuredAccuracy, MeasuredSpeed, Report, VariantReport, Wording
 
 RECEIPT_FILE = "receipt.json"
 
@@ -85,23 +89,23 @@ def _variant(report: Report, variant: VariantReport) -> dict[str, Any]:
     figures = variant.accuracy.figures if isinstance(variant.accuracy, MeasuredAccuracy) else None
     engine = variant.engine if isinstance(variant.engine, BuiltEngine) else None
     session = variant.session_speed if isinstance(variant.session_speed, MeasuredSpeed) else None
-    drop = report.ap_drop(variant)
+    drop, words = report.drop(variant), report.wording
     return {
-        "ap": figures.ap if figures else None,
-        "ap_drop": None if isinstance(drop, NotMeasured) else drop,
-        "persons_per_second": session.fastest.persons_per_second if session else None,
+        words.key: variant.accuracy.headline if isinstance(variant.accuracy, MeasuredAccuracy) else None,
+        f"{words.key}_drop": None if isinstance(drop, NotMeasured) else drop,
+        f"{words.unit}_per_second": session.fastest.persons_per_second if session else None,
         "latency_ms": asdict(session.smallest.latency_ms) if session else None,
         "graph_bytes": variant.graph_bytes,
         "engine_bytes": engine.engine_bytes if engine else None,
         "figures": asdict(figures) if figures else None,
         "engine": _engine(engine) if engine else None,
         "speed": {
-            "session": _speeds(variant.session_speed),
-            "pipeline": _speeds(variant.pipeline_speed),
-            "engine": _speeds(variant.engine_speed),
+            "session": _speeds(variant.session_speed, words.unit),
+            "pipeline": _speeds(variant.pipeline_speed, words.unit),
+            "engine": _speeds(variant.engine_speed, words.unit),
         },
-        "measured_on": _measured_on(variant, drop),
-        "not_measured": _not_measured(variant, drop),
+        "measured_on": _measured_on(variant, drop, words),
+        "not_measured": _not_measured(variant, drop, words),
     }
 
 
@@ -109,36 +113,42 @@ def _engine(engine: BuiltEngine) -> dict[str, Any]:
     return {"flavour": engine.flavour, "version": engine.version, "build_seconds": engine.build_seconds}
 
 
-def _speeds(speed: MeasuredSpeed | NotMeasured) -> list[dict[str, Any]] | None:
-    return [asdict(entry) for entry in speed.by_batch] if isinstance(speed, MeasuredSpeed) else None
+def _speeds(speed: MeasuredSpeed | NotMeasured, unit: str) -> list[dict[str, Any]] | None:
+    if isinstance(speed, NotMeasured):
+        return None
+    rate = "persons_per_second"
+    return [
+        {f"{unit}_per_second" if key == rate else key: value for key, value in asdict(entry).items()}
+        for entry in speed.by_batch
+    ]
 
 
 def _sections(
-    variant: VariantReport, drop: float | NotMeasured
+    variant: VariantReport, drop: float | NotMeasured, words: Wording
 ) -> list[tuple[tuple[str, ...], MeasuredAccuracy | MeasuredSpeed | BuiltEngine | NotMeasured]]:
     """Which keys of the receipt come from which part of the report."""
     return [
-        (("ap", "figures"), variant.accuracy),
-        (("ap_drop",), drop if isinstance(drop, NotMeasured) else variant.accuracy),
-        (("persons_per_second", "latency_ms", "speed.session"), variant.session_speed),
+        ((words.key, "figures"), variant.accuracy),
+        ((f"{words.key}_drop",), drop if isinstance(drop, NotMeasured) else variant.accuracy),
+        ((f"{words.unit}_per_second", "latency_ms", "speed.session"), variant.session_speed),
         (("speed.pipeline",), variant.pipeline_speed),
         (("speed.engine",), variant.engine_speed),
         (("engine_bytes", "engine"), variant.engine),
     ]
 
 
-def _measured_on(variant: VariantReport, drop: float | NotMeasured) -> dict[str, str]:
+def _measured_on(variant: VariantReport, drop: float | NotMeasured, words: Wording) -> dict[str, str]:
     places = {}
-    for keys, part in _sections(variant, drop):
+    for keys, part in _sections(variant, drop, words):
         if not isinstance(part, NotMeasured):
             place = part.built_on if isinstance(part, BuiltEngine) else part.measured_on
             places.update(dict.fromkeys(keys, place))
     return places
 
 
-def _not_measured(variant: VariantReport, drop: float | NotMeasured) -> dict[str, str]:
+def _not_measured(variant: VariantReport, drop: float | NotMeasured, words: Wording) -> dict[str, str]:
     reasons = {}
-    for keys, part in _sections(variant, drop):
+    for keys, part in _sections(variant, drop, words):
         if isinstance(part, NotMeasured):
             reasons.update(dict.fromkeys(keys, part.reason))
     if isinstance(variant.accuracy, MeasuredAccuracy):

@@ -7,8 +7,19 @@ from typing import Any
 from ...errors import BundleError, GraphError
 from ...runtime.spec import spec_from_dict
 from ..coco import CocoFigures
+from ..imagenet import ImageNetFigures
 from ..speed import NotMeasured, Percentiles, Speed
-from .results import BuiltEngine, EvaluatedData, MeasuredAccuracy, MeasuredSpeed, Report, VariantReport
+from .results import (
+    WORDINGS,
+    BuiltEngine,
+    EvaluatedData,
+    EvaluatedImages,
+    MeasuredAccuracy,
+    MeasuredSpeed,
+    Report,
+    VariantReport,
+    Wording,
+)
 
 SCHEMA = 1
 
@@ -52,21 +63,24 @@ def report_from(document: object, where: str) -> Report:
         spec = spec_from_dict(top.take("spec", dict), f"{where}: spec")
     except GraphError as error:
         raise BundleError(str(error)) from error
+    words = WORDINGS[spec.task]
     return Report(
         model=top.take("model", str),
         spec=spec,
-        data=_data(top.child("data")),
+        data=_data(top.child("data"), words),
         calibration=top.take("calibration", str),
         versions=_texts(top.child("versions")),
         device=top.take("device", str),
         max_drop=top.take("max_drop", float),
-        variants=tuple(_variant(name, variants.child(name)) for name in variants.values),
+        variants=tuple(_variant(name, variants.child(name), words) for name in variants.values),
         notes=_lines(top, "notes"),
         reference=top.take("reference", str),
     )
 
 
-def _data(entry: _Object) -> EvaluatedData:
+def _data(entry: _Object, words: Wording) -> EvaluatedData | EvaluatedImages:
+    if words.unit == "images":
+        return EvaluatedImages(entry.take("labels", str), entry.take("images", int))
     return EvaluatedData(
         entry.take("annotations", str),
         entry.take("images", int),
@@ -76,29 +90,32 @@ def _data(entry: _Object) -> EvaluatedData:
     )
 
 
-def _variant(name: str, entry: _Object) -> VariantReport:
+def _variant(name: str, entry: _Object, words: Wording) -> VariantReport:
     speed = entry.child("speed")
     return VariantReport(
         name=name,
         graph_bytes=entry.take("graph_bytes", int),
-        accuracy=_accuracy(entry),
+        accuracy=_accuracy(entry, words),
         engine=_engine(entry),
-        session_speed=_speed(entry, speed, "session"),
-        pipeline_speed=_speed(entry, speed, "pipeline"),
-        engine_speed=_speed(entry, speed, "engine"),
+        session_speed=_speed(entry, speed, "session", words),
+        pipeline_speed=_speed(entry, speed, "pipeline", words),
+        engine_speed=_speed(entry, speed, "engine", words),
     )
 
 
-def _accuracy(entry: _Object) -> MeasuredAccuracy | NotMeasured:
+def _accuracy(entry: _Object, words: Wording) -> MeasuredAccuracy | NotMeasured:
     if entry.take("figures", dict, None) is None:
-        return _reason(entry, "ap")
-    figures = entry.child("figures")
+        return _reason(entry, words.key)
+    figures, place = entry.child("figures"), entry.child("measured_on").take(words.key, str)
+    if words.unit == "images":
+        found = ImageNetFigures(figures.take("top1", float), figures.take("top5", float))
+        return MeasuredAccuracy(found, place)
     optional = {"ap_medium", "ap_large", "ar_medium", "ar_large"}
     values = [
         figures.take(field.name, float, *((None,) if field.name in optional else ()))
         for field in fields(CocoFigures)
     ]
-    return MeasuredAccuracy(CocoFigures(*values), entry.child("measured_on").take("ap", str))
+    return MeasuredAccuracy(CocoFigures(*values), place)
 
 
 def _engine(entry: _Object) -> BuiltEngine | NotMeasured:
@@ -114,7 +131,7 @@ def _engine(entry: _Object) -> BuiltEngine | NotMeasured:
     )
 
 
-def _speed(entry: _Object, speed: _Object, key: str) -> MeasuredSpeed | NotMeasured:
+def _speed(entry: _Object, speed: _Object, key: str, words: Wording) -> MeasuredSpeed | NotMeasured:
     records = speed.take(key, list, None)
     if records is None:
         return _reason(entry, f"speed.{key}")
@@ -122,17 +139,17 @@ def _speed(entry: _Object, speed: _Object, key: str) -> MeasuredSpeed | NotMeasu
         raise BundleError(f"{speed.where}: {key} is an empty list; null says that nothing was measured")
     parts = [_Object({"entry": record}, f"{speed.where}: {key} {i}") for i, record in enumerate(records)]
     place = entry.child("measured_on").take(f"speed.{key}", str)
-    return MeasuredSpeed(tuple(_one_speed(part.child("entry")) for part in parts), place)
+    return MeasuredSpeed(tuple(_one_speed(part.child("entry"), words.unit) for part in parts), place)
 
 
-def _one_speed(entry: _Object) -> Speed:
+def _one_speed(entry: _Object, unit: str) -> Speed:
     latency = entry.child("latency_ms")
     return Speed(
         entry.take("batch", int),
         Percentiles(
             latency.take("p50", float), latency.take("p90", float, None), latency.take("p99", float, None)
         ),
-        entry.take("persons_per_second", float),
+        entry.take(f"{unit}_per_second", float),
         entry.take("samples", int),
     )
 

@@ -9,18 +9,45 @@ from dataclasses import dataclass
 
 from ...runtime.spec import ModelSpec
 from ..coco import CocoFigures
+from ..imagenet import ImageNetFigures
 from ..speed import NotMeasured, Speed
 
-# a variant that has lost this share of the reference's AP is broken, not merely over its budget
+# a variant that has lost this share of the reference's accuracy is broken, not merely over its budget
 _COLLAPSE = 0.25
 
 
 @dataclass(frozen=True)
-class MeasuredAccuracy:
-    """COCO figures, and with what and on what device they were measured."""
+class Wording:
+    """What a task's figures are called.
 
-    figures: CocoFigures
+    key: the field of the figures that drops are counted in, and its key in receipt and CSV. label: the same
+    for people. unit: what is counted and timed. result: where the pipeline ends. place: of accuracy figures.
+    """
+
+    key: str
+    label: str
+    unit: str
+    result: str
+    place: str
+
+
+WORDINGS = {
+    "pose": Wording("ap", "AP", "persons", "keypoints", "COCO keypoint"),
+    "classification": Wording("top1", "top-1", "images", "classes", "classification"),
+}
+
+
+@dataclass(frozen=True)
+class MeasuredAccuracy:
+    """COCO's or ImageNet's figures, and with what and on what device they were measured."""
+
+    figures: CocoFigures | ImageNetFigures
     measured_on: str
+
+    @property
+    def headline(self) -> float:
+        """The figure that drops are counted in: AP or top-1."""
+        return self.figures.ap if isinstance(self.figures, CocoFigures) else self.figures.top1
 
 
 @dataclass(frozen=True)
@@ -86,18 +113,27 @@ class EvaluatedData:
 
 
 @dataclass(frozen=True)
+class EvaluatedImages:
+    """What a classifier was measured on: name of the label file or folder, and how many images."""
+
+    labels: str
+    images: int
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that is reported of one model.
 
     calibration: one line that says on what and how ranges were found.
     versions: library name to version. device: the machine that measured.
-    max_drop: the AP drop that the user accepts. reference: the variant that drops are counted from.
+    max_drop: the drop of AP or top-1 that the user accepts. reference: the variant that drops are counted
+        from.
     notes: what a reader must know, such as that pictures are drawn.
     """
 
     model: str
     spec: ModelSpec
-    data: EvaluatedData
+    data: EvaluatedData | EvaluatedImages
     calibration: str
     versions: Mapping[str, str]
     device: str
@@ -106,21 +142,29 @@ class Report:
     notes: tuple[str, ...] = ()
     reference: str = "fp32"
 
-    def ap_drop(self, variant: VariantReport) -> float | NotMeasured:
-        """The reference's AP minus the variant's: positive when the variant is worse."""
+    @property
+    def wording(self) -> Wording:
+        """What the figures of the model's task are called."""
+        return WORDINGS[self.spec.task]
+
+    def drop(self, variant: VariantReport) -> float | NotMeasured:
+        """The reference's AP (top-1 of a classifier) minus the variant's: positive when that is worse."""
         reference = self._reference_accuracy()
         if isinstance(variant.accuracy, NotMeasured):
             return variant.accuracy
         if isinstance(reference, NotMeasured):
-            return NotMeasured(f"the AP of {self.reference}, which drops are counted from, was not measured")
-        return reference.figures.ap - variant.accuracy.figures.ap
+            return NotMeasured(
+                f"the {self.wording.label} of {self.reference}, which drops are counted from, was not "
+                "measured"
+            )
+        return reference.headline - variant.accuracy.headline
 
     @property
     def recommended(self) -> str:
         """The fastest variant that was timed and keeps the accepted drop; the reference where none did."""
         best, best_rate = self.reference, 0.0
         for variant in self.variants:
-            drop, speed = self.ap_drop(variant), variant.pipeline_speed
+            drop, speed = self.drop(variant), variant.pipeline_speed
             if isinstance(speed, NotMeasured) or isinstance(drop, NotMeasured) or drop > self.max_drop:
                 continue
             rate = speed.fastest.persons_per_second
@@ -130,7 +174,7 @@ class Report:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One loud line for each variant that loses more AP than the user accepts."""
+        """One loud line for each variant that loses more accuracy than the user accepts."""
         lines = (self._warning(variant) for variant in self.variants)
         return tuple(line for line in lines if line)
 
@@ -138,13 +182,13 @@ class Report:
         reference = self._reference_accuracy()
         if isinstance(variant.accuracy, NotMeasured) or isinstance(reference, NotMeasured):
             return ""
-        drop = reference.figures.ap - variant.accuracy.figures.ap
+        before, after = reference.headline, variant.accuracy.headline
+        drop = before - after
         if drop <= self.max_drop:
             return ""
-        before, after = reference.figures.ap, variant.accuracy.figures.ap
         verdict = "COLLAPSED" if drop > _COLLAPSE * before else "OVER BUDGET"
         return (
-            f"{variant.name.upper()} {verdict}: AP {after:.3f} of {before:.3f}, "
+            f"{variant.name.upper()} {verdict}: {self.wording.label} {after:.3f} of {before:.3f}, "
             f"a drop of {drop:.3f} where {self.max_drop:.3f} is accepted"
         )
 

@@ -9,13 +9,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
+from ..imagenet import ImageNetFigures
 from ..speed import NotMeasured, Speed
-from .results import BuiltEngine, MeasuredAccuracy, MeasuredSpeed, Report, VariantReport
+from .results import (
+    BuiltEngine,
+    EvaluatedImages,
+    MeasuredAccuracy,
+    MeasuredSpeed,
+    Report,
+    VariantReport,
+)
 
 WIDTH = 100
 NOT_MEASURED = "not measured"
 _NOTHING = "-"
 _MEGA = 1e6
+_OTHER_FIGURES = {"pose": ("AP50", "AP75", "AP M", "AP L", "AR"), "classification": ("top-5",)}
 
 
 @dataclass(frozen=True)
@@ -34,17 +43,27 @@ def tables(report: Report) -> tuple[Table, ...]:
 
 def remarks(report: Report) -> tuple[str, ...]:
     """What stands below the tables: data, places of measurement, what was not measured and why, notes."""
-    data = report.data
     lines = [
-        f"Accuracy: COCO keypoint figures on {data.annotations}, {data.images} images, "
-        f"{data.persons} persons, boxes: {data.boxes}, flip test: {'yes' if data.flip_test else 'no'}. "
-        f"A drop is the AP of {report.reference} minus the variant's; {report.max_drop:.3f} is accepted.",
+        f"Accuracy: {report.wording.place} figures on {_data_words(report)}. "
+        f"A drop is the {report.wording.label} of {report.reference} minus the variant's; "
+        f"{report.max_drop:.3f} is accepted.",
         f"Calibration: {report.calibration}",
         *_places(report),
         *_reasons(report),
         *report.notes,
     ]
     return tuple(line for line in lines if line)
+
+
+def _data_words(report: Report) -> str:
+    data = report.data
+    if isinstance(data, EvaluatedImages):
+        return f"{data.labels}, {data.images} images"
+    flip = "yes" if data.flip_test else "no"
+    return (
+        f"{data.annotations}, {data.images} images, {data.persons} persons, boxes: {data.boxes}, "
+        f"flip test: {flip}"
+    )
 
 
 def text(report: Report) -> str:
@@ -70,19 +89,8 @@ def show(report: Report, stream: TextIO | None = None) -> None:
 
 
 def _accuracy_table(report: Report) -> Table:
-    header = (
-        "variant",
-        "AP",
-        "drop",
-        "AP50",
-        "AP75",
-        "AP M",
-        "AP L",
-        "AR",
-        "graph MB",
-        "engine MB",
-        "built in s",
-    )
+    sizes = ("graph MB", "engine MB", "built in s")
+    header = ("variant", report.wording.label, "drop", *_OTHER_FIGURES[report.spec.task], *sizes)
     rows = []
     for variant in report.variants:
         engine = variant.engine
@@ -96,36 +104,29 @@ def _accuracy_table(report: Report) -> Table:
 
 def _accuracy_cells(report: Report, variant: VariantReport) -> tuple[str, ...]:
     if isinstance(variant.accuracy, NotMeasured):
-        return (_NOTHING,) * 7
-    figures, drop = variant.accuracy.figures, report.ap_drop(variant)
+        return (_NOTHING,) * (2 + len(_OTHER_FIGURES[report.spec.task]))
+    figures, drop = variant.accuracy.figures, report.drop(variant)
     change = f"{drop:+.3f}" if isinstance(drop, float) and variant.name != report.reference else _NOTHING
-    values = (figures.ap50, figures.ap75, figures.ap_medium, figures.ap_large, figures.ar)
+    values: tuple[float | None, ...]
+    if isinstance(figures, ImageNetFigures):
+        values = (figures.top5,)
+    else:
+        values = (figures.ap50, figures.ap75, figures.ap_medium, figures.ap_large, figures.ar)
     cells = (_NOTHING if value is None else f"{value:.3f}" for value in values)
-    return (f"{figures.ap:.3f}", change, *cells)
+    return (f"{variant.accuracy.headline:.3f}", change, *cells)
 
 
 def _speed_table(report: Report) -> Table:
-    header = (
-        "variant",
-        "batch",
-        "p50 ms",
-        "p90",
-        "p99",
-        "persons/s",
-        "pipeline p50",
-        "p90",
-        "p99",
-        "persons/s",
-    )
+    latency, rate = ("p90", "p99"), f"{report.wording.unit}/s"
+    header = ("variant", "batch", "p50 ms", *latency, rate, "pipeline p50", *latency, rate)
     rows: list[tuple[str, ...]] = []
     for variant in report.variants:
         rows += _speed_rows(variant.name, variant.session_speed, variant.pipeline_speed)
         if isinstance(variant.engine_speed, MeasuredSpeed):
             no_pipeline = NotMeasured("the pipeline was timed with the session")
             rows += _speed_rows(f"{variant.name} engine", variant.engine_speed, no_pipeline)
-    return Table(
-        "Speed of the network alone, and of the pipeline from decoded image to keypoints", header, tuple(rows)
-    )
+    pipeline = f"the pipeline from decoded image to {report.wording.result}"
+    return Table(f"Speed of the network alone, and of {pipeline}", header, tuple(rows))
 
 
 def _speed_rows(

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from ..spec import ModelSpec
 
+# one array for each of the spec's output_names, axis 0 of each is the batch
+Outputs = tuple[NDArray[np.float32], ...]
 SessionT = TypeVar("SessionT", bound="Session")
 
 
@@ -26,8 +28,10 @@ class Session(Protocol):
     def simulated(self) -> bool:
         """Whether the graph's number types are imitated in others, so that its speed means nothing here."""
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Heatmaps (N, K, h, w) float32 of a batch (N, 3, H, W) float32; N may be 0.
+    def run(self, batch: NDArray[np.float32]) -> Outputs:
+        """The spec's outputs, float32 (N, ...) each, of a batch (N, 3, H, W) float32; N may be 0.
+
+        They come in the order of ``spec.output_names`` with the shapes of ``spec.output_shapes``.
 
         Values that are not finite are handed on as they are. Raises SessionError when the batch does not
         fit or the backend fails.

@@ -54,9 +54,10 @@ def rounding_in_float32(model: bytes, where: str) -> bytes:
     graph = document.graph
     half = _float16_results(onnx, document, where)
     nodes: list[Any] = []
-    rounded = {value.name: f"{value.name}/rounded" for value in graph.input if _is_half(value)}
+    names = _Names(graph)
+    rounded = {value.name: names.fresh(f"{value.name}/rounded") for value in graph.input if _is_half(value)}
     for name, copy in rounded.items():
-        nodes.extend(_rounding(onnx, name, copy))
+        nodes.extend(_rounding(onnx, names, name, copy))
     for node in graph.node:
         _widen_constants(onnx, node)
         node.input[:] = [rounded.get(name, name) for name in node.input]
@@ -65,8 +66,8 @@ def rounding_in_float32(model: bytes, where: str) -> bytes:
             continue
         for index, name in enumerate(node.output):
             if name in half:
-                node.output[index] = f"{name}/float32"
-                nodes.extend(_rounding(onnx, node.output[index], name))
+                node.output[index] = names.fresh(f"{name}/float32")
+                nodes.extend(_rounding(onnx, names, node.output[index], name))
     for value in (*graph.input, *graph.output):
         if _is_half(value):
             value.type.tensor_type.elem_type = _FLOAT
@@ -109,8 +110,23 @@ def _is_half(value: Any) -> bool:
     return bool(value.type.tensor_type.elem_type == _FLOAT16)
 
 
-def _rounding(onnx: Any, source: str, target: str) -> list[Any]:
-    middle = f"{target}/float16"
+class _Names:
+    """The tensors of a graph. A graph that float16 was made of has names such as "x/float32" itself."""
+
+    def __init__(self, graph: Any) -> None:
+        self._taken = {value.name for value in (*graph.input, *graph.initializer)}
+        self._taken.update(name for node in graph.node for name in node.output)
+
+    def fresh(self, name: str) -> str:
+        """``name``, or one like it that no tensor has."""
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
+
+
+def _rounding(onnx: Any, names: _Names, source: str, target: str) -> list[Any]:
+    middle = names.fresh(f"{target}/float16")
     return [
         onnx.helper.make_node("Cast", [source], [middle], name=f"{target}/round", to=_FLOAT16),
         onnx.helper.make_node("Cast", [middle], [target], name=f"{target}/widen", to=_FLOAT),

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from ...errors import GraphError, SessionError, require
 from ..spec import METADATA_KEY, ModelSpec, spec_from_dict
+from . import Outputs
 from .float16 import holds_float16, rounding_in_float32
 
 _FLOAT_TYPES: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class OnnxRuntimeSession:
-    """A loaded ONNX graph with one image input and one heatmap output.
+    """A loaded ONNX graph with one image input and the outputs of its spec.
 
     graph: path of an ONNX file, or its bytes.
     spec: how the model is fed and read; None reads it from the file's ``metadata_props``.
@@ -57,7 +58,7 @@ class OnnxRuntimeSession:
         self._backend: Any = _load(ort, model, _options(ort, self.threads, simulate_int8), self._where)
         self._spec = _embedded_spec(self._backend, self._where) if spec is None else spec
         self._input_type = _check_input(self._backend, self._spec, self._where)
-        _check_output(self._backend, self._spec, self._where)
+        _check_outputs(self._backend, self._spec, self._where)
         self._simulated = is_float16 or simulate_int8
 
     @property
@@ -70,11 +71,11 @@ class OnnxRuntimeSession:
         """Whether float16 or int8 is imitated in float32, so that its speed means nothing."""
         return self._simulated
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Heatmaps (N, K, h, w) float32 of a batch (N, 3, H, W) float32; N may be 0.
+    def run(self, batch: NDArray[np.float32]) -> Outputs:
+        """The spec's outputs, float32 (N, ...) each, of a batch (N, 3, H, W) float32; N may be 0.
 
         Values that are not finite (a float16 overflow) are handed on as they are. Raises SessionError when
-        the session is closed, the batch does not fit or onnxruntime fails; GraphError when the output turns
+        the session is closed, the batch does not fit or onnxruntime fails; GraphError when an output turns
         out to have another shape than the spec says.
         """
         if self._backend is None:
@@ -85,22 +86,24 @@ class OnnxRuntimeSession:
                 f"{self._where}: a batch is float32 (N, 3, {height}, {width}), not {batch.dtype} "
                 f"{batch.shape}. Make it with Preprocessor(session.spec)."
             )
-        expected = (len(batch), self._spec.num_joints, self._spec.heatmap_wh[1], self._spec.heatmap_wh[0])
+        names = self._spec.output_names
+        expected = [(len(batch), *shape) for shape in self._spec.output_shapes]
         if len(batch) == 0:
-            return np.zeros(expected, np.float32)
+            return tuple(np.zeros(shape, np.float32) for shape in expected)
         feed = {self._spec.input_name: batch.astype(self._input_type, copy=False)}
         try:
-            (heatmaps,) = self._backend.run([self._spec.output_name], feed)
+            outputs = self._backend.run(list(names), feed)
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
             raise SessionError(
                 f"{self._where}: onnxruntime failed on {batch.shape}: {_words(error)}"
             ) from error
-        if heatmaps.shape != expected:
-            raise GraphError(
-                f"{self._where}: the output {self._spec.output_name!r} has shape {heatmaps.shape}, but by "
-                f"the spec it is {expected}. Correct num_joints, heatmap_wh or output_name in the spec."
-            )
-        return np.asarray(heatmaps, np.float32)
+        for name, output, shape in zip(names, outputs, expected, strict=True):
+            if output.shape != shape:
+                raise GraphError(
+                    f"{self._where}: the output {name!r} has shape {output.shape}, but by the spec it is "
+                    f"{shape}. Correct {', '.join(self._spec.output_keys)} or output_name in the spec."
+                )
+        return tuple(np.asarray(output, np.float32) for output in outputs)
 
     def close(self) -> None:
         """Free the model. A second call does nothing."""
@@ -198,14 +201,13 @@ def _check_input(backend: Any, spec: ModelSpec, where: str) -> type[np.generic]:
     return _float_type(where, "input", value)
 
 
-def _check_output(backend: Any, spec: ModelSpec, where: str) -> None:
+def _check_outputs(backend: Any, spec: ModelSpec, where: str) -> None:
     outputs = {value.name: value for value in backend.get_outputs()}
-    if spec.output_name not in outputs:
-        raise GraphError(_no_such_name(where, "output", spec.output_name, list(outputs)))
-    width, height = spec.heatmap_wh
-    value = outputs[spec.output_name]
-    _check_shape(where, "output", value, (spec.num_joints, height, width), "num_joints or heatmap_wh")
-    _float_type(where, "output", value)
+    for name, shape in zip(spec.output_names, spec.output_shapes, strict=True):
+        if name not in outputs:
+            raise GraphError(_no_such_name(where, "output", name, list(outputs)))
+        _check_shape(where, "output", outputs[name], shape, " or ".join(spec.output_keys))
+        _float_type(where, "output", outputs[name])
 
 
 def _no_such_name(where: str, kind: str, name: str, available: list[str]) -> str:
@@ -215,13 +217,13 @@ def _no_such_name(where: str, kind: str, name: str, available: list[str]) -> str
     )
 
 
-def _check_shape(where: str, kind: str, value: Any, expected: tuple[int, int, int], keys: str) -> None:
+def _check_shape(where: str, kind: str, value: Any, expected: tuple[int, ...], keys: str) -> None:
     """Compare what the graph fixes with the spec; symbolic sizes (names or None) fit anything."""
     shape = list(value.shape)
-    if len(shape) != 4:
+    if len(shape) != 1 + len(expected):
         raise GraphError(
-            f"{where}: the {kind} {value.name!r} has {len(shape)} dimensions {shape}; "
-            "a pose model's has four (batch, channels, height, width)."
+            f"{where}: the {kind} {value.name!r} has {len(shape)} dimensions {shape}; by the spec it has "
+            f"{1 + len(expected)}: [batch, {', '.join(map(str, expected))}]."
         )
     if isinstance(shape[0], int):
         raise GraphError(

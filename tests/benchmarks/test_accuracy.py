@@ -12,6 +12,7 @@ from posedge.calibration.datasets import CocoPersons, batches
 from posedge.errors import DataError
 from posedge.progress import LineProgress
 from posedge.runtime.preprocess import Preprocessor
+from posedge.runtime.sessions import Outputs
 from posedge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from posedge.runtime.spec import ModelSpec
 
@@ -19,10 +20,10 @@ from posedge.runtime.spec import ModelSpec
 class Broken(OnnxRuntimeSession):
     """A session whose output overflows for every second person, as float16 does."""
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        heatmaps = super().run(batch)
+    def run(self, batch: np.ndarray) -> Outputs:
+        (heatmaps,) = super().run(batch)
         heatmaps[::2] = np.nan
-        return heatmaps
+        return (heatmaps,)
 
 
 def test_a_right_network_gets_one(dot_session: OnnxRuntimeSession, dots: CocoPersons) -> None:

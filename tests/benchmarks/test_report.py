@@ -74,7 +74,7 @@ REPORTS = pytest.mark.parametrize("report", [REPORT, ALL, ONE], ids=["typical", 
 
 
 def test_drops_and_warnings() -> None:
-    assert [REPORT.ap_drop(variant) for variant in REPORT.variants] == pytest.approx([0, 0.0002, 0.662])
+    assert [REPORT.drop(variant) for variant in REPORT.variants] == pytest.approx([0, 0.0002, 0.662])
     assert REPORT.warnings == ("INT8 COLLAPSED: AP 0.011 of 0.673, a drop of 0.662 where 0.010 is accepted",)
     worse = replace(REPORT, variants=(FP32, replace(INT8, accuracy=accuracy(0.65))))
     assert worse.warnings == ("INT8 OVER BUDGET: AP 0.650 of 0.673, a drop of 0.023 where 0.010 is accepted",)
@@ -83,9 +83,9 @@ def test_drops_and_warnings() -> None:
 
 def test_without_a_reference_there_is_no_drop_and_no_warning() -> None:
     alone = replace(REPORT, variants=(INT8,))
-    assert isinstance(alone.ap_drop(INT8), NotMeasured)
+    assert isinstance(alone.drop(INT8), NotMeasured)
     assert alone.warnings == ()
-    assert ALL.ap_drop(NOTHING) == UNKNOWN
+    assert ALL.drop(NOTHING) == UNKNOWN
 
 
 def test_speed_headlines() -> None:

@@ -18,6 +18,7 @@ from posedge.benchmarks.speed import (
 )
 from posedge.calibration.datasets import CocoPersons
 from posedge.errors import DataError
+from posedge.runtime.sessions import Outputs
 from posedge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from posedge.runtime.spec import ModelSpec
 
@@ -29,7 +30,7 @@ class Counting(OnnxRuntimeSession):
         super().__init__(network, spec, threads=1)
         self.sizes: list[int] = []
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
+    def run(self, batch: np.ndarray) -> Outputs:
         self.sizes.append(len(batch))
         return super().run(batch)
 

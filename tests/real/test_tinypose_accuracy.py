@@ -13,6 +13,7 @@ from posedge.benchmarks.coco import ScoringRules, evaluate_keypoints, instance_s
 from posedge.calibration.datasets import CocoPersons, PersonCrops, batches
 from posedge.runtime.heatmaps import merge_flip
 from posedge.runtime.preprocess import Preprocessor
+from posedge.runtime.sessions import Outputs
 from posedge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from posedge.runtime.spec import ModelSpec
 
@@ -37,9 +38,10 @@ class Recording(OnnxRuntimeSession):
         super().__init__(graph, spec)
         self.maps: list[Maps] = []
 
-    def run(self, batch: Maps) -> Maps:
-        self.maps.append(super().run(batch))
-        return self.maps[-1]
+    def run(self, batch: Maps) -> Outputs:
+        outputs = super().run(batch)
+        self.maps.append(outputs[0])
+        return outputs
 
 
 class Replay:
@@ -51,9 +53,9 @@ class Replay:
         self.spec = spec
         self._maps = maps
 
-    def run(self, batch: Maps) -> Maps:
+    def run(self, batch: Maps) -> Outputs:
         assert len(batch) == len(self._maps)
-        return self._maps
+        return (self._maps,)
 
     def close(self) -> None:
         return None
@@ -78,7 +80,7 @@ def flipped(
     preprocessor = Preprocessor(spec)
     (crops,) = batches(persons, preprocessor, len(persons.persons))
     with OnnxRuntimeSession(tinypose, spec) as session:
-        mirrored = [session.run(preprocessor.mirror(part)) for part in np.array_split(crops.batch, 53)]
+        mirrored = [session.run(preprocessor.mirror(part))[0] for part in np.array_split(crops.batch, 53)]
     return crops, evaluated[1], np.concatenate(mirrored)
 
 

@@ -58,7 +58,7 @@ def test_a_batch_goes_through_from_bytes_and_from_a_file(tmp_path: Path) -> None
     for graph in (POOL, path):
         with OnnxRuntimeSession(graph, SPEC, threads=1) as session:
             checked: Session = session
-            heatmaps = checked.run(BATCH)
+            (heatmaps,) = checked.run(BATCH)
             assert heatmaps.dtype == np.float32
             np.testing.assert_allclose(heatmaps, pooled(BATCH), atol=1e-6)
             assert session.name == "onnxruntime"
@@ -68,7 +68,7 @@ def test_a_batch_goes_through_from_bytes_and_from_a_file(tmp_path: Path) -> None
 
 def test_an_empty_batch_gives_empty_maps() -> None:
     with OnnxRuntimeSession(POOL, SPEC) as session:
-        assert session.run(BATCH[:0]).shape == (0, 3, 6, 4)
+        assert session.run(BATCH[:0])[0].shape == (0, 3, 6, 4)
 
 
 def test_the_spec_inside_the_file_is_read() -> None:
@@ -192,7 +192,7 @@ def test_an_invalid_graph_is_explained_in_onnxruntimes_words() -> None:
 def test_an_output_size_that_the_graph_leaves_open_is_checked_when_it_runs() -> None:
     graph = graph_bytes([pool()], output_shape=("n", "k", "h", "w"), input_shape=("n", "c", "y", "x"))
     with OnnxRuntimeSession(graph, SPEC) as session:
-        np.testing.assert_allclose(session.run(BATCH), pooled(BATCH), atol=1e-6)
+        np.testing.assert_allclose(session.run(BATCH)[0], pooled(BATCH), atol=1e-6)
     wrong = dataclasses.replace(SPEC, num_joints=5)
     with OnnxRuntimeSession(graph, wrong) as session, pytest.raises(GraphError, match=r"\(3, 5, 6, 4\)"):
         session.run(BATCH)
@@ -237,7 +237,7 @@ def test_values_that_are_not_finite_are_handed_on() -> None:
     batch[0, 0, 0, 0] = np.nan
     batch[1, 1, 0, 0] = np.inf
     with OnnxRuntimeSession(POOL, SPEC) as session:
-        heatmaps = session.run(batch)
+        (heatmaps,) = session.run(batch)
     assert np.isnan(heatmaps[0, 0, 0, 0])
     assert np.isposinf(heatmaps[1, 1, 0, 0])
 
@@ -286,11 +286,11 @@ def test_float16_graphs_round_after_every_node(input_number: int | None) -> None
     """onnxruntime by itself would keep float32 between the nodes: 1000 + x would keep its decimals."""
     with OnnxRuntimeSession(arithmetic_graph(TensorProto.FLOAT16, input_number), SPEC) as session:
         assert session.simulated
-        heatmaps = session.run(BATCH)
+        (heatmaps,) = session.run(BATCH)
     assert heatmaps.dtype == np.float32
     assert np.array_equal(heatmaps, arithmetic_in_float16(BATCH))
     with OnnxRuntimeSession(arithmetic_graph(TensorProto.FLOAT), SPEC) as session:
-        assert not np.array_equal(session.run(BATCH), heatmaps)
+        assert not np.array_equal(session.run(BATCH)[0], heatmaps)
 
 
 def test_float16_overflow_shows_even_when_a_later_node_would_hide_it() -> None:
@@ -302,7 +302,7 @@ def test_float16_overflow_shows_even_when_a_later_node_would_hide_it() -> None:
     ]
     graph = graph_bytes(nodes, constants, number=TensorProto.FLOAT16)
     with OnnxRuntimeSession(graph, SPEC) as session:
-        heatmaps = session.run(np.full_like(BATCH, 4))
+        (heatmaps,) = session.run(np.full_like(BATCH, 4))
     assert np.isposinf(heatmaps).all()
 
 
@@ -317,8 +317,26 @@ def test_float16_convolutions_are_near_the_float32_ones() -> None:
         OnnxRuntimeSession(convolution(TensorProto.FLOAT16, np.float16), SPEC) as half,
         OnnxRuntimeSession(convolution(TensorProto.FLOAT, np.float32), SPEC) as full,
     ):
-        difference = np.abs(half.run(BATCH) - full.run(BATCH))
+        difference = np.abs(half.run(BATCH)[0] - full.run(BATCH)[0])
     assert 0 < difference.max() < 0.02
+
+
+def test_float16_graphs_may_name_tensors_as_the_imitation_would() -> None:
+    """A graph that keeps its tail in float32 casts "p" to "p/float32"; so does posedge's own."""
+    nodes = [
+        pool(target="pooled"),
+        helper.make_node("Cast", ["pooled"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("Mul", ["half", "a"], ["p"]),
+        helper.make_node("Cast", ["p"], ["p/float32"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["p/float32", "b"], ["heatmaps"]),
+    ]
+    constants = {"a": np.array(1.7, np.float16), "b": np.array(3, np.float32)}
+    with OnnxRuntimeSession(graph_bytes(nodes, constants), SPEC) as session:
+        assert session.simulated
+        (heatmaps,) = session.run(BATCH)
+    # the mean is float32, its product with 1.7 is rounded, that times 3 is not
+    expected = pooled(BATCH).astype(np.float16) * np.float16(1.7)
+    np.testing.assert_allclose(heatmaps, 3 * expected.astype(np.float32), atol=6e-3)
 
 
 def test_float16_control_flow_is_refused() -> None:
@@ -370,7 +388,7 @@ def test_quantised_graphs_compute_what_they_say(simulate: bool) -> None:
     weight = np.array([[127, 127, 127], [-127, 127, 90], [3, -5, 11]], np.int8)[:, :, None, None]
     with OnnxRuntimeSession(quantised_graph(weight), SPEC, simulate_int8=simulate) as session:
         assert session.simulated == simulate
-        heatmaps = session.run(BATCH)
+        (heatmaps,) = session.run(BATCH)
     # a tie may round to the other step in one of a map pixel's 16 values
     tolerance = SCALES["output_scale"] / 16 + 1e-5
     np.testing.assert_allclose(heatmaps, quantised_as_written(BATCH, weight), atol=tolerance)
