@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,29 +208,62 @@ def _require_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
         raise GraphError(f"spec: {field} is {value!r}; it must be one of {', '.join(choices)}")
 
 
+_TYPES_IN_WORDS = {
+    "str": "a text",
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "tuple[int, int]": "a list of 2 whole numbers",
+    "tuple[float, float, float]": "a list of 3 numbers",
+    "tuple[tuple[int, int], ...]": "a list of pairs of whole numbers",
+}
+
+
 def _convert(key: str, kind: str, value: Any, where: str) -> Any:
     """JSON has neither tuples nor a difference between 1 and 1.0; bring ``value`` to the field's type."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind in ("<class 'str'>", "str") and isinstance(value, str):
-        return value
-    if kind in ("<class 'bool'>", "bool") and isinstance(value, bool):
-        return value
-    if kind in ("<class 'int'>", "int") and number and value == int(value):
-        return int(value)
-    if kind in ("<class 'float'>", "float") and number:
-        return float(value)
-    if kind.startswith("tuple[") and isinstance(value, list):
-        try:
-            return _convert_tuple(kind, value)
-        except (TypeError, ValueError) as error:
-            raise GraphError(f"{where}: {key} should be {kind}, not {value!r}") from error
-    raise GraphError(f"{where}: {key} should be {kind}, not {value!r}")
+    kind = kind.removeprefix("<class '").removesuffix("'>")
+    try:
+        return _CONVERSIONS[kind](value)
+    except (TypeError, ValueError) as error:
+        raise GraphError(f"{where}: {key} should be {_TYPES_IN_WORDS[kind]}, not {value!r}") from error
 
 
-def _convert_tuple(kind: str, value: list[Any]) -> tuple[Any, ...]:
-    if kind.startswith("tuple[tuple"):
-        return tuple((int(left), int(right)) for left, right in value)
-    length = kind.count(",") + 1
-    if len(value) != length or any(isinstance(item, str | bool) for item in value):
-        raise ValueError(kind)
-    return tuple(int(item) for item in value) if "int" in kind else tuple(float(item) for item in value)
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError
+    return float(value)
+
+
+def _whole_number(value: Any) -> int:
+    if _number(value) != int(value):
+        raise ValueError
+    return int(value)
+
+
+def _of_type(kind: type) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise TypeError
+        return value
+
+    return check
+
+
+def _list_of(item: Callable[[Any], Any], length: int | None = None) -> Callable[[Any], tuple[Any, ...]]:
+    def convert(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list) or length not in (None, len(value)):
+            raise TypeError
+        return tuple(map(item, value))
+
+    return convert
+
+
+_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
+    "str": _of_type(str),
+    "bool": _of_type(bool),
+    "int": _whole_number,
+    "float": _number,
+    "tuple[int, int]": _list_of(_whole_number, 2),
+    "tuple[float, float, float]": _list_of(_number, 3),
+    "tuple[tuple[int, int], ...]": _list_of(_list_of(_whole_number, 2)),
+}
