@@ -104,7 +104,7 @@ def test_bgr_where_rgb_is_meant_costs_its_known_share(
 ) -> None:
     with OnnxRuntimeSession(tinypose, replace(spec, colour_order="bgr")) as session:
         wrong = evaluate(session, persons).figures.ap
-    assert 0.05 < accuracy.figures.ap - wrong < 0.1
+    assert 0.05 <= accuracy.figures.ap - wrong <= 0.09
 
 
 def test_mirrored_maps_that_are_not_shifted_cost_their_known_share(
@@ -118,7 +118,8 @@ def test_mirrored_maps_that_are_not_shifted_cost_their_known_share(
     alone = [ap_of(2 * merged - maps, crops, spec, persons) for merged in (shifted, unshifted)]
     assert averaged[0] > accuracy.figures.ap + 0.005
     assert averaged[1] < accuracy.figures.ap - 0.003
-    assert 0.05 < alone[0] - alone[1] < 0.1
+    assert 0.05 <= alone[0] - alone[1] <= 0.09
+    assert 0.01 < averaged[0] - averaged[1] < 0.03, "what is left of it after averaging"
 
 
 def test_evaluating_with_the_flip_test_is_merging_both_maps(
