@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from . import __version__
 from .errors import DataError, PosedgeError
+from .extras import missing_extra
 
 INTERRUPTED = 130  # what a shell reports for a program stopped by Ctrl-C
 
@@ -22,6 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         print(f"posedge: {error}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        missing = missing_extra(error)
+        if missing is None or options.debug:
+            raise
+        print(f"posedge: {missing}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(

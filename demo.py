@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from .benchmarks.drawn.dataset import write_dataset
 from .deploy import Outcome, deploy
+from .export.source import modules_needed
+from .extras import DRAWING, MEASURING, require_all
 from .options import DataPaths, DeployOptions
 from .progress import SILENT, Progress
 
@@ -34,8 +35,12 @@ or with any top-down heatmap model:
 def demo(output: Path, progress: Progress = SILENT) -> Outcome:
     """Draw pictures into ``output``/pictures and deploy the carried RSN-18 on them.
 
-    Raises the PosedgeError of the stage that failed.
+    Raises MissingExtraError before any work when a package is missing, and the PosedgeError of the stage
+    that failed.
     """
+    require_all((*DRAWING, *MEASURING, *modules_needed(MODEL)))
+    from .benchmarks.drawn.dataset import write_dataset
+
     progress.note(DRAWN)
     pictures = output / "pictures"
     calibration = write_dataset(pictures / "calibration", CALIBRATION_PICTURES, CALIBRATION_SEED, progress)

@@ -20,12 +20,11 @@ from .benchmarks.report.results import BuiltEngine, EvaluatedData, Report, Varia
 from .benchmarks.report.table import show, text
 from .benchmarks.speed import NotMeasured
 from .calibration.datasets import CocoPersons, batches
-from .calibration.half import write_float16
-from .calibration.quantize import quantize
 from .engines import available_flavour, build_engine
 from .engines.flavours import installed_version
 from .errors import DataError, MissingExtraError
-from .export.source import Source, open_source
+from .export.source import Source, modules_needed, open_source
+from .extras import MEASURING, require_all
 from .files import directory_lock, remove_leftovers, sha256_file, short_name, write_text
 from .options import PRECISIONS, REFERENCE, DeployOptions
 from .progress import SILENT, LabelledProgress, Progress
@@ -84,8 +83,10 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
     """Run the five stages and return the bundle with its report.
 
     A stage that finished in an earlier run with the same inputs is kept; an interrupted one starts again.
-    Raises the PosedgeError of the stage that failed; the stages before it are kept.
+    Raises MissingExtraError before any work when a package is missing, and the PosedgeError of the stage
+    that failed; the stages before it are kept.
     """
+    require_all((*MEASURING, *modules_needed(options.model)))
     source = open_source(options.model, options.checkpoint, options.spec)
     directory = options.output / source.spec.name
     with directory_lock(directory):
@@ -130,6 +131,9 @@ def _export(job: _Job) -> None:
 
 def _calibrate(job: _Job) -> None:
     """The float16 graph, which needs no data, and the INT8 graph from the ranges of real crops."""
+    from .calibration.half import write_float16
+    from .calibration.quantize import quantize
+
     reference = job.graph(REFERENCE)
     inputs: dict[str, Any] = {"graph": sha256_file(reference)}
     if "fp16" in job.variants:

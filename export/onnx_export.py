@@ -6,10 +6,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from onnx import ModelProto, TensorProto
-from torch import nn
 
 from ..errors import GraphError
 from ..progress import SILENT, Progress
@@ -35,11 +34,14 @@ from .passes.raise_opset import RaiseOpset, check_opset
 from .passes.simplify import Simplify
 from .passes.strip_metadata import StripMetadata
 
+if TYPE_CHECKING:
+    from torch import nn  # an ONNX file is prepared without it
+
 _EXPORTER_OPSET = 18  # the oldest that torch's exporter writes; LowerOpset goes on from there
 _BATCH = 2  # torch.export would take a batch of 0 or 1 for a constant
 
 
-def export_onnx(model: nn.Module, spec: ModelSpec, path: Path, progress: Progress = SILENT) -> None:
+def export_onnx(model: "nn.Module", spec: ModelSpec, path: Path, progress: Progress = SILENT) -> None:
     """Write ``model`` in eval mode as ONNX to ``path``.
 
     The graph takes float32 (n, 3, H, W) by ``spec.input_name`` and gives (n, K, h, w) by
@@ -95,7 +97,7 @@ def _finishing(spec: ModelSpec) -> Sequence[GraphPass]:
     return [DeclareShapes(spec), StripMetadata(spec.name), EmbedSpec(spec)]
 
 
-def _from_torch(model: nn.Module, spec: ModelSpec) -> ModelProto:
+def _from_torch(model: "nn.Module", spec: ModelSpec) -> ModelProto:
     """The graph as torch's exporter gives it.
 
     The exporter that is built on torch.export (dynamo=True) is used. For RSN-18 it takes 12 s where the
@@ -105,6 +107,8 @@ def _from_torch(model: nn.Module, spec: ModelSpec) -> ModelProto:
     simplification) and knows its output shape; it folds ConvTranspose and batch norm; and the other one is
     deprecated. Both are right for every batch size.
     """
+    import torch
+
     network = copy.deepcopy(model).to("cpu", torch.float32).eval()
     example = torch.from_numpy(random_batch(spec, _BATCH))
     axes = ({0: torch.export.Dim(BATCH_AXIS, min=1)},)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CheckpointError, GraphError
+from ..extras import GRAPHS, NETWORKS, require_all
 from ..files import sha256_file
 from ..progress import Progress
 from ..runtime.spec import ModelSpec, read_spec
@@ -82,10 +83,10 @@ def open_source(model: str, checkpoint: Path | None = None, spec: Path | None = 
 
     ``spec`` describes an ONNX file that does not carry its spec itself. Raises GraphError for a name that is
     neither, for an option that does not go with the model, and for an unusable spec; CheckpointError when
-    the checkpoint is not given or not there.
+    the checkpoint is not given or not there; MissingExtraError for what exporting it takes.
     """
     path = Path(model)
-    if model not in ZOO and (path.suffix == ".onnx" or path.is_file()):
+    if _is_file_name(model):
         if checkpoint is not None:
             raise GraphError(
                 f"{path}: an ONNX file has its weights inside; --checkpoint goes with a zoo model"
@@ -102,10 +103,22 @@ def open_source(model: str, checkpoint: Path | None = None, spec: Path | None = 
         raise CheckpointError(
             f"{checkpoint}: there is no such file. The official weights of {model} are at {entry.checkpoint}"
         )
+    require_all(NETWORKS)
     return ZooSource(entry.spec, checkpoint)
 
 
+def modules_needed(model: str) -> tuple[str, ...]:
+    """The optional modules that exporting ``model`` takes; an ONNX file does without torch."""
+    return GRAPHS if _is_file_name(model) else NETWORKS
+
+
+def _is_file_name(model: str) -> bool:
+    path = Path(model)
+    return model not in ZOO and (path.suffix == ".onnx" or path.is_file())
+
+
 def _onnx_source(path: Path, spec: Path | None) -> OnnxSource:
+    require_all(GRAPHS)
     from .graphs import load_graph, spec_of
 
     graph = load_graph(path)
