@@ -9,6 +9,7 @@ from typing import NoReturn
 from . import __version__
 from .errors import DataError, PosedgeError
 from .extras import missing_extra
+from .interrupts import watched_interrupts
 
 INTERRUPTED = 130  # what a shell reports for a program stopped by Ctrl-C
 
@@ -16,29 +17,31 @@ INTERRUPTED = 130  # what a shell reports for a program stopped by Ctrl-C
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, or 1 after an error that was printed; misuse exits with 2."""
     options = _parse(arguments)
-    try:
-        result: int = options.run(options)
-        return result
-    except PosedgeError as error:
-        if options.debug:
-            raise
-        print(f"posedge: {error}", file=sys.stderr)
-        return 1
-    except ImportError as error:
-        missing = missing_extra(error)
-        if missing is None or options.debug:
-            raise
-        print(f"posedge: {missing}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            "posedge: interrupted. Finished stages are kept; the same command goes on from there.",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
-    except BrokenPipeError:  # `posedge zoo | head`
-        sys.stderr.close()
-        return 1
+    with watched_interrupts() as interrupts:
+        try:
+            result: int = options.run(options)
+            return result
+        except KeyboardInterrupt:
+            return _interrupted()
+        except BrokenPipeError:  # `posedge zoo | head`
+            sys.stderr.close()
+            return 1
+        except Exception as error:
+            if interrupts.pressed:  # a library took the interrupt for a failure of its own
+                return _interrupted()
+            shown = missing_extra(error) if isinstance(error, ImportError) else error
+            if options.debug or not isinstance(shown, PosedgeError):
+                raise
+            print(f"posedge: {shown}", file=sys.stderr)
+            return 1
+
+
+def _interrupted() -> int:
+    print(
+        "posedge: interrupted. Finished stages are kept; the same command goes on from there.",
+        file=sys.stderr,
+    )
+    return INTERRUPTED
 
 
 def run_deploy(options: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """ONNX files: loading with clear errors, running, and the spec that travels inside."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from ..files import write_bytes
 from ..runtime.spec import METADATA_KEY, ModelSpec, spec_from_dict
 
 BATCH_AXIS = "n"  # the symbolic name of axis 0 in every graph that posedge writes
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # a terminal's codes, which some libraries put into messages
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
@@ -219,7 +222,8 @@ def _show(shape: Sequence[int | str]) -> str:
     return f"({', '.join(str(axis) or '?' for axis in shape)})"
 
 
-def first_line(error: Exception) -> str:
-    """What another library's error says, short enough for one of ours."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+def first_line(error: BaseException) -> str:
+    """What another library's error says, without colours and short enough for one of ours."""
+    text = _COLOUR.sub("", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0][:300].rstrip(".") if lines else type(error).__name__

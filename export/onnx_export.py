@@ -125,11 +125,24 @@ def _from_torch(model: "nn.Module", spec: ModelSpec) -> ModelProto:
                 verbose=False,
             )
         except Exception as error:  # whatever the model's forward or the exporter raises
-            raise GraphError(f"{spec.name}: torch cannot export the model: {first_line(error)}") from error
+            reason = _innermost(error)
+            if isinstance(reason, KeyboardInterrupt):  # which the exporter takes for a failure of the model
+                raise KeyboardInterrupt from error
+            raise GraphError(
+                f"{spec.name}: torch cannot export the model: {type(reason).__name__}: {first_line(reason)}. "
+                "Change the network's forward so that torch.export takes it"
+            ) from error
     if program is None:
         raise GraphError(f"{spec.name}: torch's exporter gave no graph")
     graph: ModelProto = program.model_proto
     return graph
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What went wrong first: the exporter wraps it into advice of its own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 @contextmanager

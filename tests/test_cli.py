@@ -5,11 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from posedge import cli
 from posedge.cli import main
+from posedge.errors import GraphError
 from posedge.runtime.bundle import VariantFiles, seal_bundle
 from posedge.runtime.images import read_image
 from posedge.runtime.spec import ModelSpec
@@ -149,3 +152,22 @@ def test_ctrl_c_ends_with_a_sentence(
     assert process.wait(timeout=60) == 130
     assert "the same command goes on from there" in rest
     assert "Traceback" not in rest
+
+
+@pytest.mark.parametrize("failure", [GraphError, ImportError, RuntimeError])
+def test_ctrl_c_that_a_library_takes_for_a_failure_is_still_one(
+    failure: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lose_the_interrupt(options: object) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise failure("initialization failed") from None
+        return 0
+
+    monkeypatch.setattr(cli, "run_zoo", lose_the_interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["zoo"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before

@@ -186,8 +186,26 @@ def test_a_spec_that_does_not_fit_is_refused(
 
 
 def test_a_model_that_cannot_be_exported_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(GraphError, match=r"small: torch cannot export the model"):
+    with pytest.raises(GraphError, match=r"small: torch cannot export the model") as refusal:
         export_onnx(Refusing(), SPEC, tmp_path / "a.onnx")
+    assert "ValueError: this network cannot be traced" in str(refusal.value)
+    assert "forward" in str(refusal.value)
+    assert "\x1b" not in str(refusal.value)
+
+
+class Interrupted(nn.Module):
+    """What torch makes of Ctrl-C now and then: an exception of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("the trace has failed") from error
+
+
+def test_an_interrupt_that_torch_wraps_stays_one(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        export_onnx(Interrupted(), SPEC, tmp_path / "a.onnx")
 
 
 def test_an_unwritable_directory_is_reported(exported: Path, tmp_path: Path) -> None:
