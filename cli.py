@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
+from .arguments import marked_numbers
 from .errors import DataError, PosedgeError
 from .extras import missing_extra
 from .interrupts import watched_interrupts
@@ -148,7 +149,7 @@ def _boxes(texts: list[str] | None, width: int, height: int) -> list[list[float]
         try:
             left, top, right, bottom = (float(part) for part in text.split(","))
         except ValueError as error:
-            raise DataError(f"--boxes {text}: a box is LEFT,TOP,RIGHT,BOTTOM in pixels") from error
+            raise DataError(f"--boxes {text.strip()}: a box is LEFT,TOP,RIGHT,BOTTOM in pixels") from error
         boxes.append([left, top, right, bottom])
     return boxes
 
@@ -183,7 +184,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(marked_numbers(sys.argv[1:] if arguments is None else arguments))
     if options.run is run_deploy:
         plain = (options.images, options.annotations, options.calibration_annotations)
         if options.coco is not None and any(path is not None for path in plain):

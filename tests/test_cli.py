@@ -122,6 +122,7 @@ def test_run_draws_skeletons_into_a_copy(
         (["{image}", "--boxes", "1,2,3"], "LEFT,TOP,RIGHT,BOTTOM"),
         (["{image}", "--boxes", "9,9,3,3"], "box 0"),
         (["{image}", "--boxes", "nan,0,5,5"], "box 0"),
+        (["{image}", "--boxes", "-9,9,x"], "--boxes -9,9,x: a box"),
         (["{image}", "--variant", "int4"], "int4"),
     ],
 )
@@ -131,6 +132,18 @@ def test_run_names_what_is_wrong(
     image = str(coco / "images" / "000000000785.jpg")
     assert main(["run", str(bundle), *(argument.format(image=image) for argument in arguments)]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_box_may_begin_outside_the_picture(
+    bundle: Path, coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = coco / "images" / "000000000785.jpg"
+    boxes = ["10,10,90,200", "-20,-20.5,100,100", "-.5,-1,30,40"]
+    command = ["run", str(bundle), str(image), "--json", "-o", str(tmp_path / "drawn.png"), "--boxes", *boxes]
+    assert main(command) == 0
+    persons = json.loads(capsys.readouterr().out)
+    expected = [[10, 10, 90, 200], [-20, -20.5, 100, 100], [-0.5, -1, 30, 40]]
+    assert [person["box_xyxy"] for person in persons] == expected
 
 
 def test_ctrl_c_ends_with_a_sentence(

@@ -16,7 +16,7 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
-    ("__init__", "errors", "extras", "files", "interrupts", "progress", "stages"),
+    ("__init__", "arguments", "errors", "extras", "files", "interrupts", "progress", "stages"),
     ("runtime",),
     ("export",),
     ("calibration",),
