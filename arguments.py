@@ -1,7 +1,10 @@
 """Values of the command line: what argparse does not tell apart or check by itself."""
 
+import argparse
+import math
 import re
 from collections.abc import Sequence
+from typing import TypeVar
 
 _NUMBERS = re.compile(r"-[\d.][^=]*,")
 
@@ -13,3 +16,37 @@ def marked_numbers(arguments: Sequence[str]) -> list[str]:
     numbers skip the space.
     """
     return [f" {text}" if _NUMBERS.match(text) else text for text in arguments]
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on."""
+    number = _read(int, text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 on is expected")
+    return number
+
+
+def seconds(text: str) -> float:
+    """A finite time above 0."""
+    number = _read(float, text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number of seconds above 0 is expected")
+    return number
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1."""
+    number = _read(float, text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number from 0 to 1 is expected")
+    return number
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _read(kind: type[_Number], text: str) -> _Number:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number that fits here") from None

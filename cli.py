@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
-from .arguments import marked_numbers
+from .arguments import count, fraction, marked_numbers, seconds
 from .errors import DataError, PosedgeError
 from .extras import missing_extra
 from .interrupts import watched_interrupts
@@ -224,23 +224,23 @@ def _add_deploy(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--calibration-annotations", type=Path, help="COCO keypoints to calibrate on")
     data.add_argument("--calibration-images", type=Path, help="their images (default: --images)")
     data.add_argument("--boxes", default="gt", help="gt, or a COCO detections file (default: gt)")
-    data.add_argument("--limit", type=int, help="measure on so many persons only")
+    data.add_argument("--limit", type=count, help="measure on so many persons only")
     work = parser.add_argument_group("work")
     work.add_argument(
         "--precision", type=_precisions, default=("fp32", "fp16", "int8"), help="default: fp32,fp16,int8"
     )
     work.add_argument(
-        "--max-drop", type=float, default=0.01, help="AP drop that is acceptable (default: 0.01)"
+        "--max-drop", type=fraction, default=0.01, help="AP drop that is acceptable (default: 0.01)"
     )
     work.add_argument("--no-flip", dest="flip", action="store_false", help="without the flip test")
     work.add_argument("--calibration-method", choices=("percentile", "minmax"), default="percentile")
-    work.add_argument("--calibration-crops", type=int, default=128, help="default: 128")
+    work.add_argument("--calibration-crops", type=count, default=128, help="default: 128")
     work.add_argument("--batch-profile", type=_profile, default=(1, 8, 32), help="MIN,OPT,MAX of the engines")
     work.add_argument(
         "--batch-sizes", type=_numbers, default=(1, 8), help="batch sizes to time (default: 1,8)"
     )
-    work.add_argument("--threads", type=int, help="threads of the CPU session (default: all cores)")
-    work.add_argument("--build-timeout", type=float, default=1800, help="seconds an engine may take")
+    work.add_argument("--threads", type=count, help="threads of the CPU session (default: all cores)")
+    work.add_argument("--build-timeout", type=seconds, default=1800, help="seconds an engine may take")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("out"), help="bundles go to OUTPUT/NAME (default: out)"
     )
@@ -260,7 +260,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--variant", help="fp32, fp16 or int8 (default: the bundle's choice)")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--threads", type=count, help="threads of the CPU session (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print the keypoints as JSON too")
     parser.add_argument("-o", "--output", type=Path, help="picture to write (default: IMAGE_pose.png)")
 

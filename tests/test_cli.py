@@ -44,6 +44,15 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["deploy", "m", "--coco", "a", "--precision", "fp8"], "fp8"),
         (["deploy", "m", "--coco", "a", "--batch-profile", "8,1,2"], "ascending"),
         (["deploy", "m", "--coco", "a", "--batch-sizes", "0"], "positive"),
+        (["deploy", "m", "--coco", "a", "--batch-sizes", "-1,2"], "positive"),
+        (["deploy", "m", "--coco", "a", "--max-drop", "nan"], "from 0 to 1"),
+        (["deploy", "m", "--coco", "a", "--max-drop", "x"], "not a number"),
+        (["deploy", "m", "--coco", "a", "--threads", "0"], "from 1 on"),
+        (["deploy", "m", "--coco", "a", "--limit", "0"], "from 1 on"),
+        (["deploy", "m", "--coco", "a", "--calibration-crops", "1.5"], "not a number"),
+        (["deploy", "m", "--coco", "a", "--build-timeout", "0"], "above 0"),
+        (["deploy", "m", "--coco", "a", "--build-timeout", "inf"], "above 0"),
+        (["run", "b", "i.jpg", "--threads", "0"], "from 1 on"),
     ],
 )
 def test_misuse_exits_with_2_and_says_why(
@@ -124,6 +133,7 @@ def test_run_draws_skeletons_into_a_copy(
         (["{image}", "--boxes", "nan,0,5,5"], "box 0"),
         (["{image}", "--boxes", "-9,9,x"], "--boxes -9,9,x: a box"),
         (["{image}", "--variant", "int4"], "int4"),
+        (["{image}", "-o", "/proc/p.png"], "/proc/p.png: cannot be written"),
     ],
 )
 def test_run_names_what_is_wrong(

@@ -206,6 +206,11 @@ def test_calibrating_on_the_measured_images_is_said(options: DeployOptions) -> N
         ({"checkpoint": Path("a.pth")}, GraphError, "--checkpoint goes with a zoo model"),
         ({"boxes": "missing.json"}, DataError, r"missing\.json"),
         ({"limit": 0}, DataError, "positive"),
+        ({"max_drop": float("nan")}, DataError, "max_drop: nan"),
+        ({"threads": 0}, DataError, "threads: 0"),
+        ({"build_timeout_s": 0.0}, DataError, "build_timeout_s: 0"),
+        ({"precisions": ("fp32", "fp8")}, DataError, "fp8.*Choose from fp32, fp16, int8"),
+        ({"batch_sizes": (0,)}, DataError, "positive"),
     ],
 )
 def test_wrong_options_are_named(options: DeployOptions, change: dict, error: type, message: str) -> None:
