@@ -27,6 +27,7 @@ from .export.source import Source, modules_needed, open_source
 from .extras import MEASURING, require_all
 from .files import directory_lock, remove_leftovers, sha256_file, short_name, write_text
 from .options import PRECISIONS, REFERENCE, DeployOptions
+from .preflight import check_data
 from .progress import SILENT, LabelledProgress, Progress
 from .runtime.bundle import VariantFiles, seal_bundle
 from .runtime.preprocess import Preprocessor
@@ -105,9 +106,7 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
 def _open_job(options: DeployOptions, source: Source, directory: Path, progress: Progress) -> _Job:
     """Read all data before any work: a typing mistake should not cost an export."""
     paths = options.data
-    data = CocoPersons.load(paths.annotations, paths.images, options.boxes)
-    if options.limit is not None:
-        data = data.take(options.limit)
+    data = CocoPersons.load(paths.annotations, paths.images, options.boxes, options.limit)
     calibration_data = None
     if "int8" in options.precisions:
         if paths.calibration_annotations is None:
@@ -116,8 +115,11 @@ def _open_job(options: DeployOptions, source: Source, directory: Path, progress:
                 "not measured afterwards), or leave INT8 out with --precision fp32,fp16"
             )
         calibration_data = CocoPersons.load(
-            paths.calibration_annotations, paths.calibration_images or paths.images
-        ).take(options.calibration_crops)
+            paths.calibration_annotations,
+            paths.calibration_images or paths.images,
+            limit=options.calibration_crops,
+        )
+    check_data(source.spec, data, calibration_data, progress)
     return _Job(options, source, directory, StageLog(directory), data, calibration_data, progress)
 
 

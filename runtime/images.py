@@ -27,17 +27,21 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
     """
     path = Path(path)
     data = _read_bytes(path)
-    if data.startswith(_JPEG_START):
-        # Decoders paint the missing part of a cut-off JPEG grey and only warn. Every scan must be followed
-        # by the end marker; inside a scan both byte pairs are escaped, so this cannot misfire.
-        if data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
-            raise DataError(f"{path}: the JPEG file is cut off. Fetch it again.")
-    elif data.startswith(_PNG_START) and b"IEND" not in data[-64:]:
-        raise DataError(f"{path}: the PNG file is cut off. Fetch it again.")
-    try:
-        return _decode_opencv(path, data)
-    except MissingExtraError:
-        return _decode_pillow(path, data)
+    _check_whole(path, data)
+    return _decode(path, data)
+
+
+def read_image_bytes(path: Path | str) -> bytes:
+    """The content of an image file that looks whole: a quick check before much work is done on it.
+
+    JPEG and PNG files, which show by themselves where they end, are not decoded; others are. Raises as
+    ``read_image`` does.
+    """
+    path = Path(path)
+    data = _read_bytes(path)
+    if not _check_whole(path, data):
+        _decode(path, data)
+    return data
 
 
 def write_png(path: Path | str, image: NDArray[np.uint8]) -> None:
@@ -76,6 +80,28 @@ def _read_bytes(path: Path) -> bytes:
     if not data:
         raise DataError(f"{path}: the image file is empty (zero bytes). Fetch it again or leave it out.")
     return data
+
+
+def _check_whole(path: Path, data: bytes) -> bool:
+    """Raise DataError for a JPEG or PNG file that is cut off; False for other formats."""
+    if data.startswith(_JPEG_START):
+        # Decoders paint the missing part of a cut-off JPEG grey and only warn. Every scan must be followed
+        # by the end marker; inside a scan both byte pairs are escaped, so this cannot misfire.
+        if data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
+            raise DataError(f"{path}: the JPEG file is cut off. Fetch it again.")
+        return True
+    if data.startswith(_PNG_START):
+        if b"IEND" not in data[-64:]:
+            raise DataError(f"{path}: the PNG file is cut off. Fetch it again.")
+        return True
+    return False
+
+
+def _decode(path: Path, data: bytes) -> NDArray[np.uint8]:
+    try:
+        return _decode_opencv(path, data)
+    except MissingExtraError:
+        return _decode_pillow(path, data)
 
 
 def _decode_opencv(path: Path, data: bytes) -> NDArray[np.uint8]:

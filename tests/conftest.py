@@ -8,6 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from posedge.engines import BatchProfile
+from posedge.options import DataPaths, DeployOptions
 from posedge.runtime.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,3 +101,22 @@ def small_pose(small_spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) 
     path = tmp_path_factory.mktemp("small") / "small_pose.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
+
+
+@pytest.fixture
+def options(small_pose: Path, small_spec: ModelSpec, coco: Path, tmp_path: Path) -> DeployOptions:
+    """The main job with ``small_pose`` and few persons: it takes seconds."""
+    spec = tmp_path / "spec.json"
+    spec.write_text(small_spec.to_json())
+    return DeployOptions(
+        model=str(small_pose),
+        output=tmp_path / "out",
+        data=DataPaths(coco / "val.json", coco / "images", coco / "train.json"),
+        spec=spec,
+        flip_test=False,
+        profile=BatchProfile(1, 2, 4),
+        calibration_crops=8,
+        limit=12,
+        batch_sizes=(1, 2),
+        seconds=0.05,
+    )

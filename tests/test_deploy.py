@@ -16,31 +16,12 @@ import pytest
 from posedge import ModelSpec, PoseEstimator
 from posedge.benchmarks.report.receipt import read_receipt
 from posedge.deploy import deploy
-from posedge.engines import BatchProfile
 from posedge.errors import BundleError, CheckpointError, DataError, GraphError, OutputError
 from posedge.files import directory_lock
-from posedge.options import DataPaths, DeployOptions
+from posedge.options import DeployOptions
 from posedge.progress import Progress, SilentProgress, Task
 from posedge.runtime.bundle import open_bundle
 from posedge.runtime.images import read_image
-
-
-@pytest.fixture
-def options(small_pose: Path, small_spec: ModelSpec, coco: Path, tmp_path: Path) -> DeployOptions:
-    spec = tmp_path / "spec.json"
-    spec.write_text(small_spec.to_json())
-    return DeployOptions(
-        model=str(small_pose),
-        output=tmp_path / "out",
-        data=DataPaths(coco / "val.json", coco / "images", coco / "train.json"),
-        spec=spec,
-        flip_test=False,
-        profile=BatchProfile(1, 2, 4),
-        calibration_crops=8,
-        limit=12,
-        batch_sizes=(1, 2),
-        seconds=0.05,
-    )
 
 
 class Listener(SilentProgress):

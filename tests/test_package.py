@@ -22,7 +22,7 @@ FLOORS = (
     ("calibration",),
     ("engines",),
     ("benchmarks",),
-    ("options",),
+    ("options", "preflight"),
     ("deploy",),
     ("demo",),
     ("cli", "__main__"),
