@@ -93,7 +93,10 @@ class CocoPersons:
             source = Path(boxes)
             persons, left_out = read_detections(source, checked)
         if not persons:
-            raise DataError(f"{source}: no person to estimate in it (left out: {left_out})")
+            raise DataError(
+                f"{source}: no person to estimate in it (left out: {left_out}). Give a file with persons: "
+                "annotations with labelled keypoints, or detections of the annotated category."
+            )
         records = _group_by_image(checked, persons, images)
         annotated = boxes == GROUND_TRUTH
         evaluated = tuple(record.id for record in records) if annotated else tuple(checked.images)
@@ -248,11 +251,14 @@ def _group_by_image(
 
 def _require_files(records: tuple[ImageRecord, ...], images: Path, annotations: Path) -> None:
     if not images.is_dir():
-        raise DataError(f"{images}: the image directory does not exist")
+        raise DataError(
+            f"{images}: the image directory does not exist. Give the directory that holds the images of "
+            f"{annotations}."
+        )
     missing = [record.path.name for record in records if not record.path.is_file()]
     if missing:
         named = ", ".join(missing[:_NAMED_MISSING]) + (", ..." if len(missing) > _NAMED_MISSING else "")
         raise DataError(
             f"{images}: {len(missing)} of the {len(records)} images that {annotations} needs "
-            f"are missing: {named}"
+            f"are missing: {named}. Fetch them, or give the directory that holds them."
         )

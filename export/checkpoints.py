@@ -93,9 +93,11 @@ def _check_signature(path: Path) -> None:
         with path.open("rb") as stream:
             start = stream.read(8)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: there is no such checkpoint file") from error
+        raise CheckpointError(f"{path}: there is no such checkpoint file. Check the path") from error
     except OSError as error:
-        raise CheckpointError(f"{path}: the checkpoint cannot be read ({error.strerror})") from error
+        raise CheckpointError(
+            f"{path}: the checkpoint cannot be read ({error.strerror}). Give a file you may read"
+        ) from error
     if not start:
         raise CheckpointError(f"{path} is empty. Download it again")
     if start.startswith((_ZIP_SIGNATURE, _PICKLE_SIGNATURE)):

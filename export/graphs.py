@@ -187,17 +187,26 @@ def _parse(path: Path) -> ModelProto:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise GraphError(f"{path}: there is no such ONNX file") from error
+        raise GraphError(
+            f"{path}: there is no such ONNX file. Check the path, or export the model first"
+        ) from error
     except OSError as error:
-        raise GraphError(f"{path}: the ONNX file cannot be read ({error.strerror})") from error
+        raise GraphError(
+            f"{path}: the ONNX file cannot be read ({error.strerror}). Give a file you may read"
+        ) from error
     if not data:
         raise GraphError(f"{path} is empty. Export or copy it again")
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's DecodeError, which has no typed home
-        raise GraphError(f"{path} is not ONNX, or is cut short ({len(data)} bytes are there)") from error
+        raise GraphError(
+            f"{path} is not ONNX, or is cut short ({len(data)} bytes are there). Export or copy it again"
+        ) from error
     if not model.ir_version or not model.graph.node:
-        raise GraphError(f"{path} is not an ONNX model: no operators were found in its {len(data)} bytes")
+        raise GraphError(
+            f"{path} is not an ONNX model: no operators were found in its {len(data)} bytes. "
+            "Export or copy it again"
+        )
     return model
 
 

@@ -99,6 +99,8 @@ def open_source(model: str, checkpoint: Path | None = None, spec: Path | None = 
         raise CheckpointError(
             f"{model}: no checkpoint was given. Download {entry.checkpoint} and pass --checkpoint FILE"
         )
+    if checkpoint.is_dir():
+        raise CheckpointError(f"{checkpoint}: this is a directory. Give the checkpoint file itself (.pth)")
     if not checkpoint.is_file():
         raise CheckpointError(
             f"{checkpoint}: there is no such file. The official weights of {model} are at {entry.checkpoint}"
