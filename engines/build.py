@@ -91,7 +91,7 @@ def build_engine(
 def _require_clean(graph: Path, progress: Progress) -> None:
     """Raise BuildError for a graph that no builder should see."""
     if not graph.is_file():
-        raise BuildError(f"{graph}: there is no such file; export the model first (posedge export)")
+        raise BuildError(f"{graph}: there is no such file; export the model first (posedge deploy)")
     if importlib.util.find_spec("onnx") is None:
         progress.note(f"{graph.name} is built without a lint, because onnx is not installed")
         return
