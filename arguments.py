@@ -4,6 +4,7 @@ import argparse
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 _NUMBERS = re.compile(r"-[\d.][^=]*,")
@@ -40,6 +41,14 @@ def fraction(text: str) -> float:
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"{text!r}: a number from 0 to 1 is expected")
     return number
+
+
+def png_path(text: str) -> Path:
+    """A file to write as PNG, and so named."""
+    path = Path(text)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"{text!r}: the picture is written as PNG; name it {path.stem}.png")
+    return path
 
 
 _Number = TypeVar("_Number", int, float)

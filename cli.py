@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
-from .arguments import count, fraction, marked_numbers, seconds
+from .arguments import count, fraction, marked_numbers, png_path, seconds
 from .errors import DataError, PosedgeError
 from .extras import missing_extra
 from .interrupts import watched_interrupts
@@ -262,7 +262,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
     parser.add_argument("--threads", type=count, help="threads of the CPU session (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print the keypoints as JSON too")
-    parser.add_argument("-o", "--output", type=Path, help="picture to write (default: IMAGE_pose.png)")
+    parser.add_argument("-o", "--output", type=png_path, help="PNG to write (default: IMAGE_pose.png)")
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["deploy", "m", "--coco", "a", "--build-timeout", "0"], "above 0"),
         (["deploy", "m", "--coco", "a", "--build-timeout", "inf"], "above 0"),
         (["run", "b", "i.jpg", "--threads", "0"], "from 1 on"),
+        (["run", "b", "i.jpg", "-o", "p.jpg"], "name it p.png"),
     ],
 )
 def test_misuse_exits_with_2_and_says_why(

@@ -98,7 +98,9 @@ def _accuracy_cells(report: Report, variant: VariantReport) -> tuple[str, ...]:
     if isinstance(variant.accuracy, NotMeasured):
         return (_NOTHING,) * 7
     figures, drop = variant.accuracy.figures, report.ap_drop(variant)
-    change = f"{drop:+.3f}" if isinstance(drop, float) and variant.name != report.reference else _NOTHING
+    change = _NOTHING
+    if isinstance(drop, float) and variant.name != report.reference:
+        change = f"{round(drop, 3) + 0.0:+.3f}"  # adding zero turns a rounded -0.0 into 0.0
     values = (figures.ap50, figures.ap75, figures.ap_medium, figures.ap_large, figures.ar)
     cells = (_NOTHING if value is None else f"{value:.3f}" for value in values)
     return (f"{figures.ap:.3f}", change, *cells)
