@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from .benchmarks.drawn.dataset import write_dataset
 from .deploy import Outcome, deploy
+from .export.source import modules_needed
+from .extras import DRAWING, MEASURING, require_all
+from .files import directory_lock, remove_leftovers
 from .options import DataPaths, DeployOptions
 from .progress import SILENT, Progress
 
@@ -34,10 +36,22 @@ or with any top-down heatmap model:
 def demo(output: Path, progress: Progress = SILENT) -> Outcome:
     """Draw pictures into ``output``/pictures and deploy the carried RSN-18 on them.
 
-    Raises the PosedgeError of the stage that failed.
+    Raises OutputError at once when another run is writing there, MissingExtraError before any work when a
+    package is missing, and the PosedgeError of the stage that failed.
     """
+    require_all((*DRAWING, *MEASURING, *modules_needed(MODEL)))
+    with directory_lock(output):
+        return _draw_and_deploy(output, progress)
+
+
+def _draw_and_deploy(output: Path, progress: Progress) -> Outcome:
+    from .benchmarks.drawn.dataset import IMAGE_DIRECTORY, write_dataset
+
     progress.note(DRAWN)
     pictures = output / "pictures"
+    for name in ("calibration", "measured"):
+        for directory in (pictures / name, pictures / name / IMAGE_DIRECTORY):
+            remove_leftovers(directory)
     calibration = write_dataset(pictures / "calibration", CALIBRATION_PICTURES, CALIBRATION_SEED, progress)
     measured = write_dataset(pictures / "measured", MEASURED_PICTURES, MEASURED_SEED, progress)
     options = DeployOptions(

@@ -19,17 +19,15 @@ from .benchmarks.report.receipt import RECEIPT_FILE, read_receipt, receipt_text,
 from .benchmarks.report.results import BuiltEngine, Report, VariantReport
 from .benchmarks.report.table import show, text
 from .benchmarks.speed import NotMeasured
-from .benchmarks.tasks import ClassificationData, PoseData, TaskData
-from .calibration.datasets import GROUND_TRUTH, CocoPersons
-from .calibration.half import write_float16
-from .calibration.imagenet import ImageNet
-from .calibration.quantize import quantize
+from .benchmarks.tasks import TaskData
 from .engines import available_flavour, build_engine
 from .engines.flavours import installed_version
-from .errors import DataError, MissingExtraError
-from .export.source import Source, open_source
+from .errors import MissingExtraError
+from .export.source import Source, modules_needed, open_source
+from .extras import MEASURING, require_all
 from .files import directory_lock, remove_leftovers, sha256_file, write_text
-from .options import PRECISIONS, REFERENCE, DataPaths, DeployOptions, ImageNetPaths
+from .options import PRECISIONS, REFERENCE, DeployOptions
+from .preflight import open_data
 from .progress import SILENT, LabelledProgress, Progress
 from .runtime.bundle import VariantFiles, seal_bundle
 from .runtime.spec import ModelSpec
@@ -85,8 +83,10 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
     """Run the five stages and return the bundle with its report.
 
     A stage that finished in an earlier run with the same inputs is kept; an interrupted one starts again.
-    Raises the PosedgeError of the stage that failed; the stages before it are kept.
+    Raises MissingExtraError before any work when a package is missing, and the PosedgeError of the stage
+    that failed; the stages before it are kept.
     """
+    require_all((*MEASURING, *modules_needed(options.model)))
     source = open_source(options.model, options.checkpoint, options.spec, options.graph)
     directory = options.output / source.spec.name
     with directory_lock(directory):
@@ -104,47 +104,8 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
 
 def _open_job(options: DeployOptions, source: Source, directory: Path, progress: Progress) -> _Job:
     """Read all data before any work: a typing mistake should not cost an export."""
-    if isinstance(options.data, ImageNetPaths):
-        data, calibration_data = _images(options.data, source.spec, "int8" in options.precisions)
-    else:
-        data, calibration_data = _persons(options.data, source.spec, options)
-    if options.limit is not None:
-        data = data.take(options.limit)
-    if calibration_data is not None:
-        calibration_data = calibration_data.take(options.calibration_crops)
+    data, calibration_data = open_data(options, source.spec, progress)
     return _Job(options, source, directory, StageLog(directory), data, calibration_data, progress)
-
-
-def _persons(paths: DataPaths, spec: ModelSpec, options: DeployOptions) -> tuple[TaskData, TaskData | None]:
-    if spec.task != "pose":
-        raise DataError(f"{spec.name} is a {spec.task} model; give it labelled images with --imagenet DIR")
-    boxes = "ground truth" if options.boxes == GROUND_TRUTH else Path(options.boxes).name
-    data = PoseData(CocoPersons.load(paths.annotations, paths.images, options.boxes), boxes)
-    if "int8" not in options.precisions:
-        return data, None
-    if paths.calibration_annotations is None:
-        raise DataError(
-            "INT8 needs images to calibrate on: give --calibration-annotations FILE (persons that are "
-            "not measured afterwards), or leave INT8 out with --precision fp32,fp16"
-        )
-    images = paths.calibration_images or paths.images
-    return data, PoseData(CocoPersons.load(paths.calibration_annotations, images))
-
-
-def _images(paths: ImageNetPaths, spec: ModelSpec, calibrate: bool) -> tuple[TaskData, TaskData | None]:
-    if spec.task != "classification":
-        raise DataError(
-            f"{spec.name} is a {spec.task} model; --imagenet is for classifiers, give it --coco DIR"
-        )
-    data = ClassificationData(ImageNet.load(paths.images, spec.num_classes, paths.labels))
-    if not calibrate:
-        return data, None
-    if paths.calibration_images is None:
-        raise DataError(
-            "INT8 needs images to calibrate on: give --calibration-images DIR (images that are not "
-            "measured afterwards), or leave INT8 out with --precision fp32,fp16"
-        )
-    return data, ClassificationData(ImageNet.without_labels(paths.calibration_images))
 
 
 def _export(job: _Job) -> None:
@@ -158,6 +119,9 @@ def _export(job: _Job) -> None:
 
 def _calibrate(job: _Job) -> None:
     """The float16 graph, which needs no data, and the INT8 graph from the ranges of real crops."""
+    from .calibration.half import write_float16
+    from .calibration.quantize import quantize
+
     reference = job.graph(REFERENCE)
     inputs: dict[str, Any] = {"graph": sha256_file(reference)}
     if "fp16" in job.variants:

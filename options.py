@@ -1,15 +1,27 @@
 """What is deployed, on which data, and how: the options of the main job."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .calibration.datasets import GROUND_TRUTH
 from .calibration.imagenet import class_folders
 from .engines import BatchProfile
+from .errors import DataError
 from .export.graph_options import PLAIN, GraphOptions
 
 REFERENCE = "fp32"
 PRECISIONS = ("fp32", "fp16", "int8")
+
+_EXPECTED = {
+    "precisions": f"Choose from {', '.join(PRECISIONS)}",
+    "max_drop": "Give a number from 0 to 1",
+    "calibration_crops and batch_sizes": "Give positive numbers",
+    "limit": "Give a positive number, or None for all persons",
+    "threads": "Give a positive number, or None for all cores",
+    "seconds": "Give a positive number",
+    "build_timeout_s": "Give a positive number of seconds",
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,8 @@ class DeployOptions:
         session.
     graph: rewrites of the exported graph that suit one accelerator and not another.
     notes: lines for the report, such as that the pictures are drawn.
+
+    Raises DataError for a number that no job could use, so that it is not found after an hour.
     """
 
     model: str
@@ -97,3 +111,19 @@ class DeployOptions:
     build_timeout_s: float = 1800.0
     graph: GraphOptions = PLAIN
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        counts = (self.calibration_crops, *self.batch_sizes)
+        checks = {
+            "precisions": set(self.precisions) <= set(PRECISIONS),
+            "max_drop": 0 <= self.max_drop <= 1,
+            "calibration_crops and batch_sizes": min(counts) >= 1,
+            "limit": self.limit is None or self.limit >= 1,
+            "threads": self.threads is None or self.threads >= 1,
+            "seconds": 0 < self.seconds < math.inf,
+            "build_timeout_s": 0 < self.build_timeout_s < math.inf,
+        }
+        for name, fits in checks.items():
+            if not fits:
+                values = ", ".join(str(getattr(self, field)) for field in name.split(" and "))
+                raise DataError(f"{name}: {values} cannot be used. {_EXPECTED[name]}")

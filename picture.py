@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .arguments import count, png_path
 from .errors import DataError
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--variant", help="fp32, fp16 or int8 (default: the bundle's choice)")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--threads", type=count, help="threads of the CPU session (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print the keypoints (or classes) as JSON too")
-    parser.add_argument("-o", "--output", type=Path, help="picture to write (default: IMAGE_pose.png)")
+    parser.add_argument("-o", "--output", type=png_path, help="PNG to write (default: IMAGE_pose.png)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -92,6 +93,6 @@ def _boxes(texts: list[str] | None, width: int, height: int) -> list[list[float]
         try:
             left, top, right, bottom = (float(part) for part in text.split(","))
         except ValueError as error:
-            raise DataError(f"--boxes {text}: a box is LEFT,TOP,RIGHT,BOTTOM in pixels") from error
+            raise DataError(f"--boxes {text.strip()}: a box is LEFT,TOP,RIGHT,BOTTOM in pixels") from error
         boxes.append([left, top, right, bottom])
     return boxes

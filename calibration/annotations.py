@@ -19,6 +19,8 @@ from ..errors import DataError
 # no pixel coordinate is larger; float32 arithmetic on boxes stays far from its limits
 _LARGEST = 1e9
 
+_CORRECT = "Correct the record, or remove it from the file."
+
 
 @dataclass(frozen=True, eq=False)
 class Person:
@@ -94,6 +96,11 @@ def read_annotations(path: Path) -> Annotations:
         _require_record(record, f"{path}: annotation {i}") for i, record in enumerate(document["annotations"])
     ]
     with_keypoints = [record for record in records if "keypoints" in record]
+    if not records:
+        raise DataError(
+            f"{path}: its list 'annotations' is empty, so there is nobody to find. "
+            "Give a file with annotated persons."
+        )
     if not with_keypoints:
         raise DataError(
             f"{path}: none of its {len(records)} annotations has keypoints. Give the keypoint file "
@@ -128,7 +135,8 @@ def read_detections(path: Path, annotations: Annotations) -> tuple[tuple[Person,
     document = _read_json(path)
     if not isinstance(document, list):
         raise DataError(
-            f"{path}: a detections file is a JSON list of detections, this is {type(document).__name__}"
+            f"{path}: a detections file is a JSON list of detections, this is {type(document).__name__}. "
+            "Give COCO's detection results, or gt for the annotated boxes."
         )
     left_out: Counter[Reason] = Counter()
     persons: list[Person] = []
@@ -154,9 +162,11 @@ def _read_json(path: Path) -> Any:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}). Check the path; a JSON file is expected."
+        ) from error
     if not text.strip():
-        raise DataError(f"{path}: the file is empty")
+        raise DataError(f"{path}: the file is empty. Fetch it again.")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -172,11 +182,13 @@ def _read_images(records: object, path: Path) -> dict[int, Image]:
         record = _require_record(item, where)
         name = record.get("file_name")
         if not isinstance(name, str) or not name:
-            raise DataError(f"{where}: it has no file_name")
+            raise DataError(f"{where}: it has no file_name. {_CORRECT}")
         width = _integer(record.get("width"), f"{where}: width")
         height = _integer(record.get("height"), f"{where}: height")
         if width < 1 or height < 1:
-            raise DataError(f"{where} ({name}): its size is {width}x{height}; both sides must be positive")
+            raise DataError(
+                f"{where} ({name}): its size is {width}x{height}; both sides must be positive. {_CORRECT}"
+            )
         images[_integer(record.get("id"), f"{where}: id")] = Image(name, width, height)
     return images
 
@@ -191,7 +203,7 @@ def _num_joints(categories: object, records: list[dict[str, Any]], path: Path) -
     if not isinstance(keypoints, list) or not keypoints or len(keypoints) % 3:
         raise DataError(
             f"{path}: annotation {records[0].get('id')!r}: keypoints must be a list of "
-            "x, y, visibility for each joint"
+            f"x, y, visibility for each joint. {_CORRECT}"
         )
     return len(keypoints) // 3
 
@@ -241,7 +253,8 @@ def _is_labelled(record: dict[str, Any], num_joints: int, where: str) -> bool:
     if not isinstance(keypoints, list) or len(keypoints) != 3 * num_joints:
         length = len(keypoints) if isinstance(keypoints, list) else f"a {type(keypoints).__name__}"
         raise DataError(
-            f"{where}: keypoints should be {3 * num_joints} numbers ({num_joints} joints), not {length}"
+            f"{where}: keypoints should be {3 * num_joints} numbers ({num_joints} joints), not {length}. "
+            f"{_CORRECT}"
         )
     values = [_number(value, f"{where}: keypoints") for value in keypoints]
     visible = sum(flag > 0 for flag in values[2::3])
@@ -255,20 +268,22 @@ def _box(record: dict[str, Any], where: str) -> list[float]:
     """A record's bbox as finite x, y, width, height."""
     box = record.get("bbox")
     if not isinstance(box, list) or len(box) != 4:
-        raise DataError(f"{where}: bbox should be four numbers (x, y, width, height), not {box!r}")
+        raise DataError(
+            f"{where}: bbox should be four numbers (x, y, width, height), not {box!r:.80}. {_CORRECT}"
+        )
     return [_number(value, f"{where}: bbox") for value in box]
 
 
 def _require_record(item: object, where: str) -> dict[str, Any]:
     if not isinstance(item, dict):
-        raise DataError(f"{where}: should be a JSON object, not {type(item).__name__}")
+        raise DataError(f"{where}: should be a JSON object, not {type(item).__name__}. {_CORRECT}")
     return item
 
 
 def _number(value: object, where: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST:
         return float(value)
-    raise DataError(f"{where}: should be a finite number, not {value!r:.80}")
+    raise DataError(f"{where}: should be a finite number, not {value!r:.80}. {_CORRECT}")
 
 
 def _integer(value: object, where: str) -> int:
@@ -276,4 +291,4 @@ def _integer(value: object, where: str) -> int:
         return value  # not through float, which would round the 64-bit ids that some tools write
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    raise DataError(f"{where}: should be a whole number, not {value!r:.80}")
+    raise DataError(f"{where}: should be a whole number, not {value!r:.80}. {_CORRECT}")

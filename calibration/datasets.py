@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..files import sha256_file
-from ..runtime.images import read_image
+from ..files import sha256_bytes
+from ..runtime.images import read_image, read_image_bytes
 from ..runtime.preprocess import Preprocessor
 from .annotations import Annotations, LeftOut, Person, read_annotations, read_detections
 
@@ -72,10 +72,17 @@ class CocoPersons:
     evaluated_images: tuple[int, ...]
 
     @classmethod
-    def load(cls, annotations: Path, images: Path, boxes: str | Path = GROUND_TRUTH) -> "CocoPersons":
+    def load(
+        cls,
+        annotations: Path,
+        images: Path,
+        boxes: str | Path = GROUND_TRUTH,
+        limit: int | None = None,
+    ) -> "CocoPersons":
         """Read a COCO keypoint annotation file whose images lie in the directory ``images``.
 
-        ``boxes``: "gt" for the annotated boxes, or the path of a COCO detections file.
+        ``boxes``: "gt" for the annotated boxes, or the path of a COCO detections file. ``limit``: at most so
+        many persons, chosen as ``take`` does; the images of the others need not be there.
 
         Raises DataError when a file is missing, empty or malformed (naming the record), when images are
         missing, and when there is no person at all.
@@ -86,12 +93,17 @@ class CocoPersons:
             source = Path(boxes)
             persons, left_out = read_detections(source, checked)
         if not persons:
-            raise DataError(f"{source}: no person to estimate in it (left out: {left_out})")
+            raise DataError(
+                f"{source}: no person to estimate in it (left out: {left_out}). Give a file with persons: "
+                "annotations with labelled keypoints, or detections of the annotated category."
+            )
         records = _group_by_image(checked, persons, images)
-        _require_files(records, images, annotations)
         annotated = boxes == GROUND_TRUTH
         evaluated = tuple(record.id for record in records) if annotated else tuple(checked.images)
-        return cls(records, annotations, checked.num_joints, left_out, annotated, evaluated)
+        found = cls(records, annotations, checked.num_joints, left_out, annotated, evaluated)
+        found = found if limit is None else found.take(limit)
+        _require_files(found.images, images, annotations)
+        return found
 
     @property
     def persons(self) -> tuple[Person, ...]:
@@ -102,15 +114,24 @@ class CocoPersons:
     def image_list_sha256(self) -> str:
         """SHA-256 over each image's name and content and each person's id and box, in order.
 
-        Two datasets share it exactly when they give the same crops. It reads every image file once.
+        Two datasets share it exactly when they give the same crops. It reads every image file once and
+        raises DataError as ``check_images`` does.
         """
         digest = sha256()
         for image in self.images:
-            digest.update(f"{image.path.name} {sha256_file(image.path)}\n".encode())
+            digest.update(f"{image.path.name} {sha256_bytes(read_image_bytes(image.path))}\n".encode())
             for person in image.persons:
                 box = " ".join(float(side).hex() for side in person.box_xyxy)
                 digest.update(f"{person.annotation_id} {box}\n".encode())
         return digest.hexdigest()
+
+    def check_images(self) -> str:
+        """Read every image file once, without decoding it where its format shows whether it is whole.
+
+        Returns ``image_list_sha256``. Raises DataError naming the first file that is unreadable, empty, cut
+        off or no image.
+        """
+        return self.image_list_sha256
 
     def take(self, limit: int) -> "CocoPersons":
         """At most ``limit`` persons, the same ones each time, spread over as many images as possible.
@@ -230,11 +251,14 @@ def _group_by_image(
 
 def _require_files(records: tuple[ImageRecord, ...], images: Path, annotations: Path) -> None:
     if not images.is_dir():
-        raise DataError(f"{images}: the image directory does not exist")
+        raise DataError(
+            f"{images}: the image directory does not exist. Give the directory that holds the images of "
+            f"{annotations}."
+        )
     missing = [record.path.name for record in records if not record.path.is_file()]
     if missing:
         named = ", ".join(missing[:_NAMED_MISSING]) + (", ..." if len(missing) > _NAMED_MISSING else "")
         raise DataError(
             f"{images}: {len(missing)} of the {len(records)} images that {annotations} needs "
-            f"are missing: {named}"
+            f"are missing: {named}. Fetch them, or give the directory that holds them."
         )

@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import BuildError, OutputError
@@ -65,6 +65,18 @@ def build_engine(
         raise BuildError(f"the time limit of a build is {time_limit_s} s; it must be positive")
     flavours = installed_flavours(flavour)
     _require_clean(graph, progress)
+    request = BuildRequest(
+        graph=str(graph),
+        output="",  # a temporary file, known when it is there
+        flavours=tuple(choice.name for choice in flavours),
+        profile=profile or BatchProfile(),
+        parent=os.getpid(),
+    )
+    return _build(request, engine, time_limit_s, progress)
+
+
+def _build(request: BuildRequest, engine: Path, time_limit_s: float, progress: Progress) -> BuildResult:
+    """Let a child process write the engine beside its place, check it, and rename it."""
     try:
         with progress.task(f"building {engine.name}", 1.0) as task, replacing(engine) as temporary:
 
@@ -72,14 +84,7 @@ def build_engine(
                 if isinstance(event, Progressed):
                     task.update(event.fraction)
 
-            request = BuildRequest(
-                graph=str(graph),
-                output=str(temporary),
-                flavours=tuple(choice.name for choice in flavours),
-                profile=profile or BatchProfile(),
-                parent=os.getpid(),
-            )
-            outcome = run_worker(request, time_limit_s, listen)
+            outcome = run_worker(replace(request, output=str(temporary)), time_limit_s, listen)
             size = _check_engine(temporary, flavour_named(outcome.built.flavour))
     except OSError as error:
         raise OutputError(
@@ -91,7 +96,7 @@ def build_engine(
 def _require_clean(graph: Path, progress: Progress) -> None:
     """Raise BuildError for a graph that no builder should see."""
     if not graph.is_file():
-        raise BuildError(f"{graph}: there is no such file; export the model first (posedge export)")
+        raise BuildError(f"{graph}: there is no such file; export the model first (posedge deploy)")
     if importlib.util.find_spec("onnx") is None:
         progress.note(f"{graph.name} is built without a lint, because onnx is not installed")
         return

@@ -53,7 +53,7 @@ def run_worker(
         raise BuildError(
             f"{request.graph}: the build was stopped after its time limit of {time_limit_s:g} s, "
             f"{conversation.place()}. Give it a longer limit; if it never ends, the graph is the cause: "
-            f"simplify it (posedge export) and build again.{conversation.last_words()}"
+            f"simplify it (posedge deploy) and build again.{conversation.last_words()}"
         )
     raise BuildError(
         f"{request.graph}: {_describe(status)}, {conversation.place()}. {_advice(status)}"
@@ -192,7 +192,7 @@ def _advice(status: int) -> str:
         )
     if status < 0:
         return (
-            "This is a fault of the library, met with this graph. Simplify the graph (posedge export) or "
+            "This is a fault of the library, met with this graph. Simplify the graph (posedge deploy) or "
             "try another version of the library."
         )
     return "Its log says why."

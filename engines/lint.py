@@ -78,8 +78,8 @@ def lint(model: onnx.ModelProto) -> list[Finding]:
     return [*_weights(graph), *_operators(graph), *_quantisation(graph)]
 
 
-_EXPORT = "Export the model again (posedge export)"
-_REQUANTISE = "Quantise the graph again (posedge calibrate)"
+_EXPORT = "Export the model again (posedge deploy)"
+_REQUANTISE = "Quantise the graph again (posedge deploy)"
 
 
 class _Graph:
@@ -199,7 +199,7 @@ def _operators(graph: _Graph) -> Iterator[Finding]:
                 "integer-operator",
                 node.name,
                 f"TensorRT has no {node.op_type}",
-                "Quantise with Q and DQ nodes around float operators (posedge calibrate)",
+                "Quantise with Q and DQ nodes around float operators (posedge deploy)",
             )
 
 

@@ -103,9 +103,11 @@ def _is_safetensors(path: Path) -> bool:
         with path.open("rb") as stream:
             start = stream.read(_SAFETENSORS_HEADER + 1)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: there is no such checkpoint file") from error
+        raise CheckpointError(f"{path}: there is no such checkpoint file. Check the path") from error
     except OSError as error:
-        raise CheckpointError(f"{path}: the checkpoint cannot be read ({error.strerror})") from error
+        raise CheckpointError(
+            f"{path}: the checkpoint cannot be read ({error.strerror}). Give a file you may read"
+        ) from error
     if not start:
         raise CheckpointError(f"{path} is empty. Download it again")
     if start.endswith(b"{") and len(start) > _SAFETENSORS_HEADER:

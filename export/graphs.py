@@ -1,6 +1,7 @@
 """ONNX files: loading with clear errors, running, and the spec that travels inside."""
 
 import json
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from ..files import write_bytes
 from ..runtime.spec import METADATA_KEY, ModelSpec, spec_from_dict
 
 BATCH_AXIS = "n"  # the symbolic name of axis 0 in every graph that posedge writes
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # a terminal's codes, which some libraries put into messages
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
@@ -201,17 +204,26 @@ def _parse(path: Path) -> ModelProto:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise GraphError(f"{path}: there is no such ONNX file") from error
+        raise GraphError(
+            f"{path}: there is no such ONNX file. Check the path, or export the model first"
+        ) from error
     except OSError as error:
-        raise GraphError(f"{path}: the ONNX file cannot be read ({error.strerror})") from error
+        raise GraphError(
+            f"{path}: the ONNX file cannot be read ({error.strerror}). Give a file you may read"
+        ) from error
     if not data:
         raise GraphError(f"{path} is empty. Export or copy it again")
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's DecodeError, which has no typed home
-        raise GraphError(f"{path} is not ONNX, or is cut short ({len(data)} bytes are there)") from error
+        raise GraphError(
+            f"{path} is not ONNX, or is cut short ({len(data)} bytes are there). Export or copy it again"
+        ) from error
     if not model.ir_version or not model.graph.node:
-        raise GraphError(f"{path} is not an ONNX model: no operators were found in its {len(data)} bytes")
+        raise GraphError(
+            f"{path} is not an ONNX model: no operators were found in its {len(data)} bytes. "
+            "Export or copy it again"
+        )
     return model
 
 
@@ -244,7 +256,8 @@ def _show(shape: Sequence[int | str]) -> str:
     return f"({', '.join(str(axis) or '?' for axis in shape)})"
 
 
-def first_line(error: Exception) -> str:
-    """What another library's error says, short enough for one of ours."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+def first_line(error: BaseException) -> str:
+    """What another library's error says, without colours and short enough for one of ours."""
+    text = _COLOUR.sub("", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0][:300].rstrip(".") if lines else type(error).__name__

@@ -6,10 +6,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from onnx import ModelProto, TensorProto
-from torch import nn
 
 from ..errors import GraphError
 from ..memory import return_large_blocks
@@ -38,12 +37,15 @@ from .passes.simplify import Simplify
 from .passes.strip_metadata import StripMetadata
 from .rewrite import rewrite
 
+if TYPE_CHECKING:
+    from torch import nn  # an ONNX file is prepared without it
+
 _EXPORTER_OPSET = 18  # the oldest that torch's exporter writes; LowerOpset goes on from there
 _BATCH = 2  # torch.export would take a batch of 0 or 1 for a constant
 
 
 def export_onnx(
-    model: nn.Module,
+    model: "nn.Module",
     spec: ModelSpec,
     path: Path,
     progress: Progress = SILENT,
@@ -108,7 +110,7 @@ def _finishing(spec: ModelSpec) -> Sequence[GraphPass]:
     return [DeclareShapes(spec), StripMetadata(spec.name), EmbedSpec(spec)]
 
 
-def _checked_graph(model: nn.Module, spec: ModelSpec, task: Task) -> ModelProto:
+def _checked_graph(model: "nn.Module", spec: ModelSpec, task: Task) -> ModelProto:
     return_large_blocks()
     graph = _from_torch(model, spec)
     task.update(0.5, 1.0)
@@ -117,7 +119,7 @@ def _checked_graph(model: nn.Module, spec: ModelSpec, task: Task) -> ModelProto:
     return graph
 
 
-def _from_torch(model: nn.Module, spec: ModelSpec) -> ModelProto:
+def _from_torch(model: "nn.Module", spec: ModelSpec) -> ModelProto:
     """The graph as torch's exporter gives it.
 
     The exporter that is built on torch.export (dynamo=True) is used. For RSN-18 it takes 12 s where the
@@ -127,6 +129,8 @@ def _from_torch(model: nn.Module, spec: ModelSpec) -> ModelProto:
     simplification) and knows its output shape; it folds ConvTranspose and batch norm; and the other one is
     deprecated. Both are right for every batch size.
     """
+    import torch
+
     network = _on_cpu(model)
     example = torch.from_numpy(random_batch(spec, _BATCH))
     axes = ({0: torch.export.Dim(BATCH_AXIS, min=1)},)
@@ -143,7 +147,13 @@ def _from_torch(model: nn.Module, spec: ModelSpec) -> ModelProto:
                 verbose=False,
             )
         except Exception as error:  # whatever the model's forward or the exporter raises
-            raise GraphError(f"{spec.name}: torch cannot export the model: {first_line(error)}") from error
+            reason = _innermost(error)
+            if isinstance(reason, KeyboardInterrupt):  # which the exporter takes for a failure of the model
+                raise KeyboardInterrupt from error
+            raise GraphError(
+                f"{spec.name}: torch cannot export the model: {type(reason).__name__}: {first_line(reason)}. "
+                "Change the network's forward so that torch.export takes it"
+            ) from error
     if program is None:
         raise GraphError(f"{spec.name}: torch's exporter gave no graph")
     graph: ModelProto = program.model_proto
@@ -152,13 +162,22 @@ def _from_torch(model: nn.Module, spec: ModelSpec) -> ModelProto:
     return graph
 
 
-def _on_cpu(model: nn.Module) -> nn.Module:
+def _on_cpu(model: "nn.Module") -> "nn.Module":
     """``model`` in eval mode as float32 on the CPU; a copy unless it is that already."""
+    import torch
+
     tensors = (*model.parameters(), *model.buffers())
     right = all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.int64) for t in tensors)
     if right and not model.training:
         return model
     return copy.deepcopy(model).to("cpu", torch.float32).eval()
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What went wrong first: the exporter wraps it into advice of its own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CheckpointError, GraphError
+from ..extras import GRAPHS, NETWORKS, require_all
 from ..files import sha256_file
 from ..progress import Progress
 from ..runtime.spec import ModelSpec, read_spec
@@ -106,10 +107,10 @@ def open_source(
     ``checkpoint`` replaces the official one of a zoo entry, which ``Source.fetch`` brings. ``spec`` describes
     an ONNX file that does not carry its spec itself. ``options`` are rewrites of the exported graph. Raises
     GraphError for a name that is neither, for an option that does not go with the model, and for an unusable
-    spec; CheckpointError when the checkpoint is not there.
+    spec; CheckpointError when the checkpoint is not there; MissingExtraError for what exporting it takes.
     """
     path = Path(model)
-    if model not in ZOO and (path.suffix == ".onnx" or path.is_file()):
+    if _is_file_name(model):
         if checkpoint is not None:
             raise GraphError(
                 f"{path}: an ONNX file has its weights inside; --checkpoint goes with a zoo model"
@@ -119,16 +120,31 @@ def open_source(
     if spec is not None:
         raise GraphError(f"{model}: the zoo knows its spec; --spec goes with an ONNX file")
     if checkpoint is None:
+        require_all(NETWORKS)
         return ZooSource(entry.spec, cached_path(entry.checkpoint), entry.checkpoint, options)
+    if checkpoint.is_dir():
+        raise CheckpointError(f"{checkpoint}: this is a directory. Give the checkpoint file itself (.pth)")
     if not checkpoint.is_file():
         raise CheckpointError(
             f"{checkpoint}: there is no such file. Without --checkpoint the official weights of {model} are "
             f"fetched from {entry.checkpoint}"
         )
+    require_all(NETWORKS)
     return ZooSource(entry.spec, checkpoint, None, options)
 
 
+def modules_needed(model: str) -> tuple[str, ...]:
+    """The optional modules that exporting ``model`` takes; an ONNX file does without torch."""
+    return GRAPHS if _is_file_name(model) else NETWORKS
+
+
+def _is_file_name(model: str) -> bool:
+    path = Path(model)
+    return model not in ZOO and (path.suffix == ".onnx" or path.is_file())
+
+
 def _onnx_source(path: Path, spec: Path | None, options: GraphOptions) -> OnnxSource:
+    require_all(GRAPHS)
     from .graphs import load_graph, spec_of
 
     graph = load_graph(path)

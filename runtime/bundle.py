@@ -143,7 +143,7 @@ def _read_document(directory: Path) -> dict[str, Any]:
             "it again; it goes on from there."
         ) from error
     except OSError as error:
-        raise BundleError(f"{where}: cannot be read ({error.strerror}).") from error
+        raise BundleError(f"{where}: cannot be read ({error.strerror}). {_REBUILD}") from error
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{where}: is not JSON ({error}). {_REBUILD}") from error
     if not isinstance(document, dict) or "schema" not in document:
@@ -211,7 +211,7 @@ def _verify(directory: Path, name: str, fingerprint: Any) -> None:
     try:
         digest = sha256_file(path)
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise BundleError(f"{path}: cannot be read ({error.strerror}). {_REBUILD}") from error
     if digest != fingerprint["sha256"]:
         raise BundleError(
             f"{path}: its content is not what was sealed (SHA-256 {digest[:12]}..., sealed "

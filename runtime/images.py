@@ -14,6 +14,8 @@ _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_FILTER_UP = 2
 
+_REPLACE = "Fetch it again or leave it out."
+
 
 def read_image(path: Path | str) -> NDArray[np.uint8]:
     """Read an image file as uint8 (height, width, 3), BGR.
@@ -27,17 +29,21 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
     """
     path = Path(path)
     data = _read_bytes(path)
-    if data.startswith(_JPEG_START):
-        # Decoders paint the missing part of a cut-off JPEG grey and only warn. Every scan must be followed
-        # by the end marker; inside a scan both byte pairs are escaped, so this cannot misfire.
-        if data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
-            raise DataError(f"{path}: the JPEG file is cut off. Fetch it again.")
-    elif data.startswith(_PNG_START) and b"IEND" not in data[-64:]:
-        raise DataError(f"{path}: the PNG file is cut off. Fetch it again.")
-    try:
-        return _decode_opencv(path, data)
-    except MissingExtraError:
-        return _decode_pillow(path, data)
+    _check_whole(path, data)
+    return _decode(path, data)
+
+
+def read_image_bytes(path: Path | str) -> bytes:
+    """The content of an image file that looks whole: a quick check before much work is done on it.
+
+    JPEG and PNG files, which show by themselves where they end, are not decoded; others are. Raises as
+    ``read_image`` does.
+    """
+    path = Path(path)
+    data = _read_bytes(path)
+    if not _check_whole(path, data):
+        _decode(path, data)
+    return data
 
 
 def write_png(path: Path | str, image: NDArray[np.uint8]) -> None:
@@ -68,14 +74,38 @@ def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except IsADirectoryError as error:
-        raise DataError(f"{path}: this is a directory, not an image file.") from error
+        raise DataError(f"{path}: this is a directory. Give an image file in it.") from error
     except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such image file.") from error
+        raise DataError(f"{path}: there is no such image file. Check the path.") from error
     except OSError as error:
-        raise DataError(f"{path}: the image cannot be read ({error.strerror}).") from error
+        raise DataError(
+            f"{path}: the image cannot be read ({error.strerror}). Give a file you may read."
+        ) from error
     if not data:
         raise DataError(f"{path}: the image file is empty (zero bytes). Fetch it again or leave it out.")
     return data
+
+
+def _check_whole(path: Path, data: bytes) -> bool:
+    """Raise DataError for a JPEG or PNG file that is cut off; False for other formats."""
+    if data.startswith(_JPEG_START):
+        # Decoders paint the missing part of a cut-off JPEG grey and only warn. Every scan must be followed
+        # by the end marker; inside a scan both byte pairs are escaped, so this cannot misfire.
+        if data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
+            raise DataError(f"{path}: the JPEG file is cut off. Fetch it again.")
+        return True
+    if data.startswith(_PNG_START):
+        if b"IEND" not in data[-64:]:
+            raise DataError(f"{path}: the PNG file is cut off. Fetch it again.")
+        return True
+    return False
+
+
+def _decode(path: Path, data: bytes) -> NDArray[np.uint8]:
+    try:
+        return _decode_opencv(path, data)
+    except MissingExtraError:
+        return _decode_pillow(path, data)
 
 
 def _decode_opencv(path: Path, data: bytes) -> NDArray[np.uint8]:
@@ -84,9 +114,9 @@ def _decode_opencv(path: Path, data: bytes) -> NDArray[np.uint8]:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise DataError(f"{path}: OpenCV cannot decode the image ({error}).") from error
+        raise DataError(f"{path}: OpenCV cannot decode the image ({error}). {_REPLACE}") from error
     if image is None:
-        raise DataError(f"{path}: this is not an image that OpenCV can read, or it is damaged.")
+        raise DataError(f"{path}: this is not an image that OpenCV can read, or it is damaged. {_REPLACE}")
     return np.asarray(image, np.uint8)
 
 
@@ -106,5 +136,5 @@ def _decode_pillow(path: Path, data: bytes) -> NDArray[np.uint8]:
                 raise DataError(f"{path}: the image has more than 8 bits a channel. Save it with 8.")
             rgb = np.asarray(picture.convert("RGB"), np.uint8)
     except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
-        raise DataError(f"{path}: this is not an image that Pillow can read ({error}).") from error
+        raise DataError(f"{path}: this is not an image that Pillow can read ({error}). {_REPLACE}") from error
     return np.ascontiguousarray(rgb[:, :, ::-1])

@@ -12,6 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from posedge.engines import BatchProfile
+from posedge.options import DataPaths, DeployOptions
 from posedge.runtime.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -148,3 +150,22 @@ def small_zoo_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def options(small_pose: Path, small_spec: ModelSpec, coco: Path, tmp_path: Path) -> DeployOptions:
+    """The main job with ``small_pose`` and few persons: it takes seconds."""
+    spec = tmp_path / "spec.json"
+    spec.write_text(small_spec.to_json())
+    return DeployOptions(
+        model=str(small_pose),
+        output=tmp_path / "out",
+        data=DataPaths(coco / "val.json", coco / "images", coco / "train.json"),
+        spec=spec,
+        flip_test=False,
+        profile=BatchProfile(1, 2, 4),
+        calibration_crops=8,
+        limit=12,
+        batch_sizes=(1, 2),
+        seconds=0.05,
+    )

@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
 
+from posedge import cli
 from posedge.cli import main
+from posedge.errors import GraphError
 from posedge.export.download import cached_path
 from posedge.export.graphs import load_graph, spec_of
 from posedge.export.zoo import ZOO, build_model
@@ -45,8 +48,18 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["deploy", "m", "--coco", "a", "--precision", "fp8"], "fp8"),
         (["deploy", "m", "--coco", "a", "--batch-profile", "8,1,2"], "ascending"),
         (["deploy", "m", "--coco", "a", "--batch-sizes", "0"], "positive"),
-        (["deploy", "m", "--coco", "a", "--merge-groups", "0"], "'0': a positive whole number"),
-        (["deploy", "m", "--coco", "a", "--merge-groups", "two"], "'two': a positive whole number"),
+        (["deploy", "m", "--coco", "a", "--merge-groups", "0"], "'0': a whole number from 1 on"),
+        (["deploy", "m", "--coco", "a", "--merge-groups", "two"], "'two' is not a number"),
+        (["deploy", "m", "--coco", "a", "--batch-sizes", "-1,2"], "positive"),
+        (["deploy", "m", "--coco", "a", "--max-drop", "nan"], "from 0 to 1"),
+        (["deploy", "m", "--coco", "a", "--max-drop", "x"], "not a number"),
+        (["deploy", "m", "--coco", "a", "--threads", "0"], "from 1 on"),
+        (["deploy", "m", "--coco", "a", "--limit", "0"], "from 1 on"),
+        (["deploy", "m", "--coco", "a", "--calibration-crops", "1.5"], "not a number"),
+        (["deploy", "m", "--coco", "a", "--build-timeout", "0"], "above 0"),
+        (["deploy", "m", "--coco", "a", "--build-timeout", "inf"], "above 0"),
+        (["run", "b", "i.jpg", "--threads", "0"], "from 1 on"),
+        (["run", "b", "i.jpg", "-o", "p.jpg"], "name it p.png"),
     ],
 )
 def test_misuse_exits_with_2_and_says_why(
@@ -226,7 +239,9 @@ def test_run_draws_skeletons_into_a_copy(
         (["{image}", "--boxes", "1,2,3"], "LEFT,TOP,RIGHT,BOTTOM"),
         (["{image}", "--boxes", "9,9,3,3"], "box 0"),
         (["{image}", "--boxes", "nan,0,5,5"], "box 0"),
+        (["{image}", "--boxes", "-9,9,x"], "--boxes -9,9,x: a box"),
         (["{image}", "--variant", "int4"], "int4"),
+        (["{image}", "-o", "/proc/p.png"], "/proc/p.png: cannot be written"),
     ],
 )
 def test_run_names_what_is_wrong(
@@ -235,6 +250,18 @@ def test_run_names_what_is_wrong(
     image = str(coco / "images" / "000000000785.jpg")
     assert main(["run", str(bundle), *(argument.format(image=image) for argument in arguments)]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_box_may_begin_outside_the_picture(
+    bundle: Path, coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = coco / "images" / "000000000785.jpg"
+    boxes = ["10,10,90,200", "-20,-20.5,100,100", "-.5,-1,30,40"]
+    command = ["run", str(bundle), str(image), "--json", "-o", str(tmp_path / "drawn.png"), "--boxes", *boxes]
+    assert main(command) == 0
+    persons = json.loads(capsys.readouterr().out)
+    expected = [[10, 10, 90, 200], [-20, -20.5, 100, 100], [-0.5, -1, 30, 40]]
+    assert [person["box_xyxy"] for person in persons] == expected
 
 
 def test_ctrl_c_ends_with_a_sentence(
@@ -256,3 +283,22 @@ def test_ctrl_c_ends_with_a_sentence(
     assert process.wait(timeout=60) == 130
     assert "the same command goes on from there" in rest
     assert "Traceback" not in rest
+
+
+@pytest.mark.parametrize("failure", [GraphError, ImportError, RuntimeError])
+def test_ctrl_c_that_a_library_takes_for_a_failure_is_still_one(
+    failure: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lose_the_interrupt(options: object) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise failure("initialization failed") from None
+        return 0
+
+    monkeypatch.setattr(cli, "run_zoo", lose_the_interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["zoo"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before

@@ -16,33 +16,14 @@ import pytest
 from posedge import ModelSpec, PoseEstimator
 from posedge.benchmarks.report.receipt import read_receipt
 from posedge.deploy import deploy
-from posedge.engines import BatchProfile
 from posedge.errors import BundleError, CheckpointError, DataError, GraphError, OutputError
 from posedge.export.graph_options import GraphOptions
 from posedge.export.graphs import load_graph
 from posedge.files import directory_lock
-from posedge.options import DataPaths, DeployOptions
+from posedge.options import DeployOptions
 from posedge.progress import Progress, SilentProgress, Task
 from posedge.runtime.bundle import open_bundle
 from posedge.runtime.images import read_image
-
-
-@pytest.fixture
-def options(small_pose: Path, small_spec: ModelSpec, coco: Path, tmp_path: Path) -> DeployOptions:
-    spec = tmp_path / "spec.json"
-    spec.write_text(small_spec.to_json())
-    return DeployOptions(
-        model=str(small_pose),
-        output=tmp_path / "out",
-        data=DataPaths(coco / "val.json", coco / "images", coco / "train.json"),
-        spec=spec,
-        flip_test=False,
-        profile=BatchProfile(1, 2, 4),
-        calibration_crops=8,
-        limit=12,
-        batch_sizes=(1, 2),
-        seconds=0.05,
-    )
 
 
 class Listener(SilentProgress):
@@ -230,6 +211,11 @@ def test_calibrating_on_the_measured_images_is_said(options: DeployOptions) -> N
         ({"checkpoint": Path("a.pth")}, GraphError, "--checkpoint goes with a zoo model"),
         ({"boxes": "missing.json"}, DataError, r"missing\.json"),
         ({"limit": 0}, DataError, "positive"),
+        ({"max_drop": float("nan")}, DataError, "max_drop: nan"),
+        ({"threads": 0}, DataError, "threads: 0"),
+        ({"build_timeout_s": 0.0}, DataError, "build_timeout_s: 0"),
+        ({"precisions": ("fp32", "fp8")}, DataError, "fp8.*Choose from fp32, fp16, int8"),
+        ({"batch_sizes": (0,)}, DataError, "positive"),
     ],
 )
 def test_wrong_options_are_named(

@@ -16,14 +16,16 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
-    ("__init__", "errors", "files", "memory", "progress", "stages"),
+    ("__init__", "arguments", "errors", "extras", "files", "interrupts", "memory", "progress", "stages"),
     ("runtime",),
     ("export",),
     ("calibration",),
     ("engines",),
     ("benchmarks",),
     ("options", "picture"),
-    ("deploy",),
+    ("preflight",),
+    ("deploy", "export_command"),
+    ("deploy_command",),
     ("demo",),
     ("cli", "__main__"),
 )

@@ -106,7 +106,9 @@ def _accuracy_cells(report: Report, variant: VariantReport) -> tuple[str, ...]:
     if isinstance(variant.accuracy, NotMeasured):
         return (_NOTHING,) * (2 + len(_OTHER_FIGURES[report.spec.task]))
     figures, drop = variant.accuracy.figures, report.drop(variant)
-    change = f"{drop:+.3f}" if isinstance(drop, float) and variant.name != report.reference else _NOTHING
+    change = _NOTHING
+    if isinstance(drop, float) and variant.name != report.reference:
+        change = f"{round(drop, 3) + 0.0:+.3f}"  # adding zero turns a rounded -0.0 into 0.0
     values: tuple[float | None, ...]
     if isinstance(figures, ImageNetFigures):
         values = (figures.top5,)

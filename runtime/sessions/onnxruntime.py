@@ -123,7 +123,7 @@ def _thread_count(threads: int | None) -> int:
         affinity = getattr(os, "sched_getaffinity", None)  # Linux only
         return len(affinity(0)) if affinity else os.cpu_count() or 1
     if threads < 1:
-        raise SessionError(f"threads is {threads}; a session needs at least one")
+        raise SessionError(f"threads is {threads}. Give at least 1, or None for every core")
     return threads
 
 
@@ -131,9 +131,11 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise GraphError(f"{path}: there is no such ONNX file.") from error
+        raise GraphError(f"{path}: there is no such ONNX file. Check the path.") from error
     except OSError as error:
-        raise GraphError(f"{path}: the ONNX file cannot be read ({error.strerror}).") from error
+        raise GraphError(
+            f"{path}: the ONNX file cannot be read ({error.strerror}). Give a file you may read."
+        ) from error
 
 
 def _options(ort: Any, threads: int, simulate_int8: bool) -> Any:

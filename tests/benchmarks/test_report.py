@@ -268,6 +268,12 @@ def test_the_table_says_what_was_not_measured_and_shouts_about_a_collapse() -> N
     assert "The pictures are drawn, not photographed." in joined
 
 
+def test_a_drop_that_rounds_to_nothing_has_no_minus() -> None:
+    better = replace(FP16, accuracy=accuracy(0.6732))
+    figures, _ = tables(replace(REPORT, variants=(FP32, better)))
+    assert figures.rows[1][2] == "+0.000"
+
+
 def test_an_engine_that_was_timed_has_rows_of_its_own() -> None:
     timed = replace(REPORT, variants=(replace(FP32, engine_speed=speed(0.1)),))
     _, speeds = tables(timed)

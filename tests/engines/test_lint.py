@@ -231,8 +231,7 @@ def test_a_finding_says_where_what_and_how_to_cure_it(conv_chain):
     replace(model, "scale", np.array(0, np.float32))
     text = str(lint(model)[0])
     assert text == (
-        "scale at 'quantize0': a scale must be positive and finite. "
-        "Quantise the graph again (posedge calibrate)"
+        "scale at 'quantize0': a scale must be positive and finite. Quantise the graph again (posedge deploy)"
     )
 
 

@@ -1,0 +1,162 @@
+"""`posedge deploy`: the main job from the command line."""
+
+import argparse
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .arguments import count, fraction, seconds
+from .export_command import add_graph_options, add_source, graph_options
+
+if TYPE_CHECKING:
+    from .options import DataPaths, ImageNetPaths
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What can be typed after `posedge deploy`."""
+    parser.set_defaults(run=partial(run_deploy, parser))
+    add_source(parser)
+    _add_data(parser)
+    _add_work(parser)
+    add_graph_options(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("out"), help="bundles go to OUTPUT/NAME (default: out)"
+    )
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--coco", type=Path, help="COCO in its usual layout: annotations/, val2017/, train2017/"
+    )
+    data.add_argument("--images", type=Path, help="images of --annotations")
+    data.add_argument("--annotations", type=Path, help="COCO keypoints to measure accuracy on")
+    data.add_argument("--calibration-annotations", type=Path, help="COCO keypoints to calibrate on")
+    data.add_argument(
+        "--calibration-images",
+        type=Path,
+        help="their images (default: --images); of a classifier: any folder of images",
+    )
+    data.add_argument(
+        "--imagenet",
+        type=Path,
+        help="for a classifier: val/ and train/ with synset folders, or val/ with val.txt",
+    )
+    data.add_argument(
+        "--imagenet-labels", type=Path, metavar="FILE", help="NAME.JPEG LABEL a line, for a flat folder"
+    )
+    data.add_argument("--boxes", default="gt", help="gt, or a COCO detections file (default: gt)")
+    data.add_argument("--limit", type=count, help="measure on so many persons or images only")
+
+
+def _add_work(parser: argparse.ArgumentParser) -> None:
+    work = parser.add_argument_group("work")
+    work.add_argument(
+        "--precision", type=_precisions, default=("fp32", "fp16", "int8"), help="default: fp32,fp16,int8"
+    )
+    work.add_argument(
+        "--max-drop",
+        type=fraction,
+        default=0.01,
+        help="drop of AP or top-1 that is acceptable (default: 0.01)",
+    )
+    work.add_argument("--no-flip", dest="flip", action="store_false", help="without the flip test")
+    work.add_argument("--calibration-method", choices=("percentile", "minmax"), default="percentile")
+    work.add_argument("--calibration-crops", type=count, default=128, help="default: 128")
+    work.add_argument("--batch-profile", type=_profile, default=(1, 8, 32), help="MIN,OPT,MAX of the engines")
+    work.add_argument(
+        "--batch-sizes", type=_numbers, default=(1, 8), help="batch sizes to time (default: 1,8)"
+    )
+    work.add_argument("--threads", type=count, help="threads of the CPU session (default: all cores)")
+    work.add_argument("--build-timeout", type=seconds, default=1800, help="seconds an engine may take")
+
+
+def run_deploy(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Checkpoint to measured bundle."""
+    _check_data(parser, options)
+    from .deploy import deploy
+    from .engines import BatchProfile
+    from .options import DeployOptions
+    from .progress import for_terminal
+
+    deploy_options = DeployOptions(
+        model=options.model,
+        output=options.output,
+        data=_data(options),
+        checkpoint=options.checkpoint,
+        spec=options.spec,
+        boxes=options.boxes,
+        flip_test=options.flip,
+        precisions=options.precision,
+        max_drop=options.max_drop,
+        profile=BatchProfile(*options.batch_profile),
+        calibration_method=options.calibration_method,
+        calibration_crops=options.calibration_crops,
+        limit=options.limit,
+        batch_sizes=options.batch_sizes,
+        threads=options.threads,
+        build_timeout_s=options.build_timeout,
+        graph=graph_options(options),
+    )
+    with for_terminal() as progress:
+        outcome = deploy(deploy_options, progress)
+    outcome.show()
+    return 0
+
+
+def _check_data(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit with 2 where the data are missing or given twice."""
+    plain = (options.images, options.annotations, options.calibration_annotations)
+    if options.coco is not None and any(path is not None for path in plain):
+        parser.error("give --coco, or --images with --annotations, not both")
+    if options.imagenet is not None:
+        if options.coco is not None or any(path is not None for path in plain):
+            parser.error("give --imagenet for a classifier, or persons for a pose model, not both")
+    elif options.imagenet_labels is not None:
+        parser.error("--imagenet-labels goes with --imagenet DIR")
+    elif options.coco is None and (options.images is None or options.annotations is None):
+        parser.error(
+            "the data are missing: give --coco DIR, or --images DIR with --annotations FILE; "
+            "for a classifier --imagenet DIR"
+        )
+
+
+def _data(options: argparse.Namespace) -> "DataPaths | ImageNetPaths":
+    from .options import DataPaths, ImageNetPaths
+
+    if options.imagenet is not None:
+        images = ImageNetPaths.imagenet(options.imagenet, options.imagenet_labels)
+        if options.calibration_images is not None:
+            images = replace(images, calibration_images=options.calibration_images)
+        return images
+    if options.coco is not None:
+        return DataPaths.coco(options.coco)
+    return DataPaths(
+        options.annotations, options.images, options.calibration_annotations, options.calibration_images
+    )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        values = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or min(values) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: positive numbers separated by commas are expected")
+    return values
+
+
+def _precisions(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in ("fp32", "fp16", "int8"):
+            raise argparse.ArgumentTypeError(f"{name!r} is none of fp32, fp16, int8")
+    return names
+
+
+def _profile(text: str) -> tuple[int, ...]:
+    values = _numbers(text)
+    if len(values) != 3 or list(values) != sorted(values):
+        raise argparse.ArgumentTypeError(f"{text!r}: MIN,OPT,MAX in ascending order are expected")
+    return values
