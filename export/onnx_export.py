@@ -64,9 +64,9 @@ def export_onnx(
     with progress.task(f"export {spec.name}", 1.0) as task:
         batch = random_batch(spec, _BATCH)
         passes = [NameNodes(), FixResizeScales(), Simplify(), LowerOpset()]
-        graph = apply_passes(_checked_graph(model, spec, task), passes, batch)
+        graph = apply_passes(_checked_graph(model, spec, task), passes, batch, in_place=True)
         graph = rewrite(graph, options, batch, progress)
-        graph = apply_passes(graph, _finishing(spec), batch)
+        graph = apply_passes(graph, _finishing(spec), batch, in_place=True)
         if opset_of(graph) != OPSET:
             raise GraphError(f"{spec.name}: the graph came out in opset {opset_of(graph)}, not {OPSET}")
         save_graph(graph, path)

@@ -230,13 +230,8 @@ def test_the_command_line_finds_the_images(
     command = ["deploy", options.model, "--spec", str(options.spec), "--imagenet", str(root / "imagenet")]
     assert main(command) == 1
     assert "give --calibration-images DIR" in capsys.readouterr().err
-    val = ["--calibration-images", str(root / "imagenet" / "val")]
-    for more, message in (
-        (["--imagenet-labels", str(root / "absent.txt")], "absent.txt: the label file cannot be read"),
-        ([*val, "--limit", "0"], "at most 0 images"),
-    ):
-        assert main([*command, *more]) == 1
-        assert message in capsys.readouterr().err
+    assert main([*command, "--imagenet-labels", str(root / "absent.txt")]) == 1
+    assert "absent.txt: the label file cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

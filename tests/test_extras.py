@@ -100,7 +100,7 @@ source.export(output, np.zeros((1, 3, 64, 48), np.float32), SILENT)
 
 @pytest.mark.parametrize("module", sorted(EXTRAS))
 def test_every_group_of_pyproject_that_is_named_installs_the_package(module: str) -> None:
-    text = (Path(posedge.__file__).parent / "pyproject.toml").read_text()
+    text = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text()
     package = {"cv2": "opencv-python-headless", "faster_coco_eval": "faster-coco-eval"}.get(module, module)
     line = next(line for line in text.splitlines() if line.startswith(f"{EXTRAS[module]} = "))
     assert f'"{package}>=' in line

@@ -37,13 +37,20 @@ class GraphPass(ABC):
 
 
 def apply_passes(
-    model: ModelProto, passes: Sequence[GraphPass], batch: NDArray[np.float32], task: Task | None = None
+    model: ModelProto,
+    passes: Sequence[GraphPass],
+    batch: NDArray[np.float32],
+    task: Task | None = None,
+    *,
+    in_place: bool = False,
 ) -> ModelProto:
-    """Run ``passes`` in order on ``model``, which they change, each checked before the next.
+    """Run ``passes`` in order on a copy of ``model``, each checked before the next.
 
     After each one onnx.checker must accept the graph, and its outputs for ``batch`` (N, 3, H, W) must equal
     those of ``model`` as it came within TOLERANCE. An output that a pass removed is not compared. ``task``
-    hears of each finished pass. Raises GraphError that names the pass at fault and those that had run.
+    hears of each finished pass. ``in_place`` does without the copy, for a model that nobody needs any more
+    and that is too large to have twice. Raises GraphError that names the pass at fault and those that had
+    run.
     """
     expected = _outputs(model, batch)
     for name, value in expected.items():
@@ -52,6 +59,9 @@ def apply_passes(
                 f"the output {name!r} holds NaN or infinity for random input: are the weights sound?"
             )
     current = model
+    if not in_place:
+        current = ModelProto()
+        current.CopyFrom(model)
     del model  # so that nothing keeps the form that a pass replaces
     done: list[str] = []
     for index, step in enumerate(passes):
