@@ -4,10 +4,14 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import posedge
+import posedge.benchmarks
+import posedge.engines
+import posedge.export
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -16,7 +20,18 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
-    ("__init__", "arguments", "errors", "extras", "files", "interrupts", "memory", "progress", "stages"),
+    (
+        "__init__",
+        "arguments",
+        "errors",
+        "extras",
+        "files",
+        "interrupts",
+        "lazy",
+        "memory",
+        "progress",
+        "stages",
+    ),
     ("runtime",),
     ("export",),
     ("calibration",),
@@ -99,3 +114,11 @@ def test_import_posedge_is_light() -> None:
     program = f"import sys, posedge, posedge.cli; print([m for m in '{heavy}'.split() if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", [posedge, posedge.export, posedge.benchmarks, posedge.engines])
+def test_every_public_name_is_there(package: ModuleType) -> None:
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'absent'"):
+        _ = package.absent
