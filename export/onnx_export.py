@@ -1,6 +1,7 @@
 """A torch model, or somebody's ONNX file, becomes the ONNX graph that every later stage starts from."""
 
 import copy
+import gc
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from onnx import ModelProto, TensorProto
 
 from ..errors import GraphError
-from ..memory import return_large_blocks
+from ..memory import large_blocks_returned
 from ..progress import SILENT, Progress, Task
 from ..runtime.spec import ModelSpec
 from .graph_options import PLAIN, GraphOptions
@@ -44,6 +45,7 @@ _EXPORTER_OPSET = 18  # the oldest that torch's exporter writes; LowerOpset goes
 _BATCH = 2  # torch.export would take a batch of 0 or 1 for a constant
 
 
+@large_blocks_returned()
 def export_onnx(
     model: "nn.Module",
     spec: ModelSpec,
@@ -111,7 +113,6 @@ def _finishing(spec: ModelSpec) -> Sequence[GraphPass]:
 
 
 def _checked_graph(model: "nn.Module", spec: ModelSpec, task: Task) -> ModelProto:
-    return_large_blocks()
     graph = _from_torch(model, spec)
     task.update(0.5, 1.0)
     check_graph(graph, spec.name)
@@ -158,7 +159,7 @@ def _from_torch(model: "nn.Module", spec: ModelSpec) -> ModelProto:
         raise GraphError(f"{spec.name}: torch's exporter gave no graph")
     graph: ModelProto = program.model_proto
     del program
-    return_large_blocks()  # the exporter's objects hold the weights once more, in cycles
+    gc.collect()  # the exporter's objects hold the weights once more, in cycles
     return graph
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import GraphError
-from ..memory import return_large_blocks
+from ..memory import large_blocks_returned
 from ..progress import SILENT, Progress
 from ..runtime.spec import ModelSpec
 from .graphs import check_spec, load_graph, random_batch, run_graph
@@ -51,6 +51,7 @@ class VerifyReport:
         return max(comparison.relative for comparison in self.comparisons)
 
 
+@large_blocks_returned()
 def verify_export(
     model: nn.Module,
     path: Path,
@@ -78,7 +79,6 @@ def verify_export(
     check_spec(graph, spec, str(path))
     cases = list(_cases(spec, crops, batches))
     comparisons = []
-    return_large_blocks()
     with progress.task(f"verify {spec.name}", len(cases)) as task:
         for index, (inputs, batch) in enumerate(cases):
             expected = _torch_output(model, batch)

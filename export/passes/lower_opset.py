@@ -16,6 +16,7 @@ OPSET = 17
 IR_VERSION = 8
 
 _NEWER_OPSET = 18
+_LARGE_CONSTANT = 4096  # bytes; larger ones are weights, no shapes
 _NEW_RESIZE_ATTRIBUTES = ("antialias", "axes", "keep_aspect_ratio_policy")
 
 
@@ -47,7 +48,20 @@ def _changed(node: NodeProto) -> bool:
 
 
 def _shapes(model: ModelProto) -> dict[str, list[int | str] | None]:
-    inferred = onnx.shape_inference.infer_shapes(model).graph
+    """Shapes of all tensors. Inference copies what it is given, so large weights are only declared to it."""
+    light = helper.make_model(
+        helper.make_graph(model.graph.node, "shapes", model.graph.input, model.graph.output),
+        opset_imports=model.opset_import,
+        ir_version=model.ir_version,
+    )
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) > _LARGE_CONSTANT:
+            light.graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+        else:
+            light.graph.initializer.append(tensor)
+    inferred = onnx.shape_inference.infer_shapes(light).graph
     return {value.name: dims(value) for value in [*inferred.value_info, *inferred.output, *inferred.input]}
 
 
