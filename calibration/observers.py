@@ -1,7 +1,6 @@
 """What activations are like on real crops: one streaming pass, memory that does not grow with the images.
 
-Every tensor has an Observer that is updated batch by batch and holds a fixed number of figures. A further
-figure (moments, per-channel extremes) is a further field of the observer and of its result.
+Every tensor has an Observer that is updated batch by batch and holds a fixed number of figures.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,46 +15,13 @@ from ..errors import CalibrationError
 from ..progress import SILENT, Progress
 from .datasets import PersonCrops
 from .imagenet import ImageBatch
+from .statistics import Observer, TensorStatistics
 from .topology import Topology
 
 Batch: TypeAlias = NDArray[np.float32] | PersonCrops | ImageBatch
 
-BINS = 8192
-
 # more crops in one run would only take more memory: all observed tensors of a run are held at once
 _CROPS_PER_RUN = 2
-
-# below this magnitude bins stop shrinking, so that bins / range stays within float32
-_SMALLEST_EXPONENT = -100
-
-
-@dataclass(frozen=True, eq=False)
-class TensorStatistics:
-    """What was seen of one tensor.
-
-    minimum, maximum: of all values.
-    count: number of values; ``zeros`` of them are exactly zero.
-    histogram: int64 (BINS,), how many |values| fall into each of BINS equal bins from 0 to ``limit``; zeros
-        are in the first bin.
-    limit: a power of two above every |value|; 0.0 where all values are zero.
-    """
-
-    minimum: float
-    maximum: float
-    count: int
-    zeros: int
-    histogram: NDArray[np.int64]
-    limit: float
-
-    @property
-    def largest(self) -> float:
-        """The largest |value|."""
-        return max(-self.minimum, self.maximum)
-
-    @property
-    def bin_width(self) -> float:
-        """Width of a bin in the tensor's unit."""
-        return self.limit / len(self.histogram)
 
 
 @dataclass(frozen=True)
@@ -64,68 +30,6 @@ class Observation:
 
     tensors: dict[str, TensorStatistics]
     crops: int
-
-
-class Observer:
-    """Gathers the statistics of one tensor, batch by batch, in constant memory.
-
-    The histogram's range is the power of two just above the largest |value| so far. When it must grow,
-    neighbouring bins are merged, which is exact: the result does not depend on the order of the batches.
-    """
-
-    def __init__(self) -> None:
-        self._minimum = np.inf
-        self._maximum = -np.inf
-        self._count = 0
-        self._zeros = 0
-        self._histogram = np.zeros(BINS, np.int64)
-        self._exponent: int | None = None
-
-    def update(self, values: NDArray[Any]) -> None:
-        """Take in float values of any shape. Raises CalibrationError at NaN and infinity."""
-        if values.size == 0:
-            return
-        values = np.asarray(values, np.float32)
-        minimum, maximum = float(values.min()), float(values.max())
-        if not np.isfinite(minimum) or not np.isfinite(maximum):
-            raise CalibrationError("it holds NaN or infinity")
-        self._minimum = min(self._minimum, minimum)
-        self._maximum = max(self._maximum, maximum)
-        self._count += values.size
-        largest = max(-minimum, maximum)
-        if largest > 0:
-            self._grow(max(int(np.frexp(largest)[1]), _SMALLEST_EXPONENT))
-        if self._exponent is None:
-            self._zeros += values.size
-            return
-        # a power of two, so the product is exact and a value's bin does not depend on the batch
-        magnitudes = np.abs(values.reshape(-1))
-        self._zeros += magnitudes.size - int(np.count_nonzero(magnitudes))
-        magnitudes *= np.float32(BINS * 2.0**-self._exponent)
-        self._histogram += np.bincount(magnitudes.astype(np.intp), minlength=BINS)
-
-    def result(self) -> TensorStatistics:
-        """The statistics so far. Raises CalibrationError when nothing was seen."""
-        if self._count == 0:
-            raise CalibrationError("no value of it was observed")
-        histogram = self._histogram.copy()
-        limit = 0.0
-        if self._exponent is None:
-            histogram[0] = self._zeros
-        else:
-            limit = 2.0**self._exponent
-        return TensorStatistics(self._minimum, self._maximum, self._count, self._zeros, histogram, limit)
-
-    def _grow(self, exponent: int) -> None:
-        """Widen the range to 2**exponent."""
-        if self._exponent is None:
-            self._exponent = exponent
-            self._histogram[0] = self._zeros
-        while self._exponent < exponent:
-            merged = self._histogram.reshape(-1, 2).sum(axis=1)
-            self._histogram[: BINS // 2] = merged
-            self._histogram[BINS // 2 :] = 0
-            self._exponent += 1
 
 
 def observe(

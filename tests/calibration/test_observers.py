@@ -5,12 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import parser
 
-from posedge.calibration.observers import BINS, Observer, observe
+from posedge.calibration.observers import observe
 from posedge.errors import CalibrationError
 
 NET = """
@@ -18,13 +16,6 @@ NET = """
     net (float[n, 3, 64, 48] input) => (float[n, 3, 64, 48] heatmaps)
     { doubled = Add(input, input) positive = Relu(doubled) heatmaps = Sqrt(positive) }
 """
-
-
-def observed(*batches: NDArray[np.float32]) -> Observer:
-    observer = Observer()
-    for batch in batches:
-        observer.update(batch)
-    return observer
 
 
 def net() -> onnx.ModelProto:
@@ -37,89 +28,16 @@ def stream(count: int, seed: int = 0) -> Iterator[NDArray[np.float32]]:
         yield rng.normal(size=(4, 3, 64, 48)).astype(np.float32)
 
 
-magnitudes = st.lists(
-    st.integers(0, 2**32 - 1).map(
-        lambda seed: (
-            np.random.default_rng(seed).normal(size=257).astype(np.float32)
-            * np.float32(10.0 ** np.random.default_rng(seed).uniform(-3, 3))
-        )
-    ),
-    min_size=1,
-    max_size=6,
-)
-
-
-@given(batches=magnitudes, order=st.randoms())
-@settings(max_examples=40, deadline=None)
-def test_the_order_of_batches_does_not_matter(batches, order) -> None:
-    """Values that grow by a factor of up to 1e6 from batch to batch give the same histogram in any order."""
-    shuffled = list(batches)
-    order.shuffle(shuffled)
-    one, other = observed(*batches).result(), observed(*shuffled).result()
-    assert np.array_equal(one.histogram, other.histogram)
-    assert (one.limit, one.minimum, one.maximum, one.count, one.zeros) == (
-        other.limit,
-        other.minimum,
-        other.maximum,
-        other.count,
-        other.zeros,
-    )
-
-
-@given(batches=magnitudes)
-@settings(max_examples=40, deadline=None)
-def test_the_histogram_is_numpys(batches) -> None:
-    seen = observed(*batches).result()
-    values = np.abs(np.concatenate(batches))
-    expected, _ = np.histogram(values, bins=BINS, range=(0, seen.limit))
-    assert np.array_equal(seen.histogram, expected)
-    assert seen.largest == values.max()
-    assert values.max() < seen.limit <= 2 * values.max()
-
-
-def test_zeros_are_counted_apart_and_in_the_first_bin() -> None:
-    zeros = np.zeros((2, 5), np.float32)
-    seen = observed(zeros, np.array([[1.0, -1e-9, 0.0, 0.5]], np.float32), zeros).result()
-    assert (seen.count, seen.zeros, seen.limit) == (24, 21, 2.0)
-    assert seen.histogram[0] == 22, "the zeros and 1e-9"
-    assert seen.histogram[BINS // 2] == 1
-    assert seen.histogram.sum() == seen.count
-
-
-def test_a_tensor_of_zeros_has_no_range() -> None:
-    seen = observed(np.zeros((3, 4), np.float32)).result()
-    assert (seen.minimum, seen.maximum, seen.limit, seen.zeros, seen.bin_width) == (0, 0, 0, 12, 0)
-    assert seen.histogram[0] == 12
-
-
-@pytest.mark.parametrize("value", [1e-45, -1e-38, 3.4e38, -65504.0])
-def test_extreme_values_have_a_bin(value: float) -> None:
-    seen = observed(np.array([value, 0.0], np.float32)).result()
-    assert seen.histogram.sum() == seen.count == 2
-    assert seen.largest == abs(np.float32(value))
-
-
-def test_half_precision_is_observed_exactly() -> None:
-    values = np.random.default_rng(0).normal(size=100).astype(np.float16)
-    half, single = observed(values).result(), observed(values.astype(np.float32)).result()
-    assert np.array_equal(half.histogram, single.histogram)
-
-
-def test_an_observer_that_saw_nothing_says_so() -> None:
-    with pytest.raises(CalibrationError, match="no value"):
-        observed(np.empty((0, 3), np.float32)).result()
-
-
 def test_observe_sees_inputs_and_inner_tensors() -> None:
     data = list(stream(3))
     seen = observe(net(), data, ["input", "doubled", "positive"])
     whole = np.concatenate(data)
     assert seen.crops == 12
     assert list(seen.tensors) == ["input", "doubled", "positive"]
-    assert seen.tensors["input"].minimum == whole.min()
-    assert seen.tensors["doubled"].maximum == 2 * whole.max()
-    assert seen.tensors["positive"].zeros == int((whole <= 0).sum())
-    assert seen.tensors["positive"].count == whole.size
+    assert np.array_equal(seen.tensors["input"].minimum, whole.min((0, 2, 3)))
+    assert np.array_equal(seen.tensors["doubled"].maximum, 2 * whole.max((0, 2, 3)))
+    assert np.array_equal(seen.tensors["positive"].zeros, (whole <= 0).sum((0, 2, 3)))
+    assert seen.tensors["positive"].count == whole.size // 3
 
 
 def test_memory_does_not_grow_with_the_number_of_batches() -> None:

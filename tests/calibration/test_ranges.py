@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posedge.calibration.observers import Observer, TensorStatistics
-from posedge.calibration.ranges import METHODS, minmax, percentile
+from posedge.calibration.ranges import METHODS, entropy, minmax, mse, percentile
+from posedge.calibration.statistics import CHANNEL_BINS, Observer, TensorStatistics
 from posedge.errors import CalibrationError
 
 
@@ -35,10 +35,39 @@ def test_percentile_is_numpys_within_a_bin(seed: int, percent: float, growth: fl
     values = np.abs(np.concatenate(batches).astype(np.float32))
     expected = np.percentile(values, percent, method="inverted_cdf")
     amax = percentile({"x": seen}, percent).amax["x"]
-    if expected >= seen.bin_width:
-        assert expected <= amax <= expected + seen.bin_width * 1.000001
-    else:
-        assert amax == values.max(), "nothing but the tail is above the first bin"
+    two_bins = float(seen.limit[0]) / CHANNEL_BINS + seen.merged().bin_width
+    assert abs(amax - expected) <= two_bins
+
+
+def test_mse_clips_an_outlier_that_costs_more_than_it_is_worth() -> None:
+    rng = np.random.default_rng(0)
+    values = np.append(rng.normal(size=1_000_000), 60.0).astype(np.float32)
+    amax = mse({"x": statistics(values)}).amax["x"]
+
+    def error(largest: float) -> float:
+        step = largest / 127
+        return float(np.square(values - np.clip(np.rint(values / step), -127, 127) * step).mean())
+
+    assert error(amax) < 0.2 * error(60.0)
+    best = min(error(share * 60.0) for share in np.linspace(0.05, 1, 96))
+    assert error(amax) <= 1.02 * best
+
+
+def test_entropy_keeps_a_uniform_tensor_whole_and_cuts_a_long_tail() -> None:
+    rng = np.random.default_rng(0)
+    uniform = rng.uniform(-1, 1, 100_000).astype(np.float32)
+    assert entropy({"x": statistics(uniform)}).amax["x"] > 0.95
+    tail = np.append(rng.normal(size=100_000), np.linspace(10, 40, 20)).astype(np.float32)
+    assert entropy({"x": statistics(tail)}).amax["x"] < 15
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_exact_zeros_have_no_say(method: str) -> None:
+    values = np.abs(np.random.default_rng(0).normal(size=10_000)).astype(np.float32)
+    padded = np.append(values, np.zeros(10_000, np.float32))
+    one = METHODS[method]({"x": statistics(values)}).amax["x"]
+    other = METHODS[method]({"x": statistics(padded)}).amax["x"]
+    assert other == pytest.approx(one, rel=0.25 if method == "percentile" else 1e-6)
 
 
 def test_a_constant_tensor_keeps_its_value() -> None:
