@@ -129,14 +129,16 @@ def _calibrate(job: _Job) -> None:
     data = job.calibration_data
     if data is None:
         return
-    method, images = job.options.calibration_method, data.images_sha256
+    method, equalized, images = job.options.calibration_method, job.options.equalize, data.images_sha256
 
     def work() -> None:
         crops = data.batches(job.spec, _CALIBRATION_BATCH)
-        table = quantize(reference, crops, job.graph("int8"), method, images, job.progress, data.count)
+        table = quantize(
+            reference, crops, job.graph("int8"), method, images, job.progress, data.count, equalized
+        )
         table.save(job.directory / "calibration.json")
 
-    inputs |= {"images": images, "method": method}
+    inputs |= {"images": images, "method": method, "equalized": equalized}
     job.stage("int8", inputs, ("int8.onnx", "calibration.json"), work)
 
 
@@ -229,6 +231,8 @@ def _calibration_line(job: _Job) -> str:
     if data is None:
         return "none"
     line = f"{options.calibration_method} ranges of {data.described}"
+    if options.equalize:
+        line += ", channels equalised"
     shared = len(data.image_paths & job.data.image_paths)
     return line + (f", {shared} of whose images are measured too: the INT8 figures flatter" if shared else "")
 

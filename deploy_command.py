@@ -62,7 +62,18 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         help="drop of AP or top-1 that is acceptable (default: 0.01)",
     )
     work.add_argument("--no-flip", dest="flip", action="store_false", help="without the flip test")
-    work.add_argument("--calibration-method", choices=("percentile", "minmax"), default="percentile")
+    work.add_argument(
+        "--calibration-method",
+        choices=("mse", "percentile", "entropy", "minmax"),
+        default="mse",
+        help="how INT8 ranges are chosen (default: mse)",
+    )
+    work.add_argument(
+        "--no-equalize",
+        dest="equalize",
+        action="store_false",
+        help="leave the channels' sizes as they are; INT8 of many pose models collapses then",
+    )
     work.add_argument("--calibration-crops", type=count, default=128, help="default: 128")
     work.add_argument("--batch-profile", type=_profile, default=(1, 8, 32), help="MIN,OPT,MAX of the engines")
     work.add_argument(
@@ -92,6 +103,7 @@ def run_deploy(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
         max_drop=options.max_drop,
         profile=BatchProfile(*options.batch_profile),
         calibration_method=options.calibration_method,
+        equalize=options.equalize,
         calibration_crops=options.calibration_crops,
         limit=options.limit,
         batch_sizes=options.batch_sizes,

@@ -4,7 +4,7 @@ Weights become int8 initializers with a DequantizeLinear; activations pass a Qua
 DequantizeLinear. All scales are symmetric: zero point 0.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,16 @@ from ..errors import CalibrationError
 from ..export.graphs import load_graph, opset_of, save_graph
 from ..files import sha256_file
 from ..progress import SILENT, Progress
+from .equalize import SIZE_PERCENT, equalize
 from .observers import Batch, observe
 from .placement import Placement, QuantisedWeight, plan
-from .ranges import METHODS, SMALLEST_AMAX
+from .ranges import LARGEST_INT8, METHODS, SMALLEST_AMAX
+from .statistics import TensorStatistics
 from .table import CalibrationTable, TensorRange
 from .topology import Topology, node_id
 
 # per-channel scales came with this version of QuantizeLinear
 OLDEST_OPSET = 13
-
-_LARGEST_INT8 = 127
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +42,11 @@ def quantize(
     graph: Path,
     batches: Iterable[Batch],
     output: Path,
-    method: str = "percentile",
+    method: str = "mse",
     images_sha256: str | None = None,
     progress: Progress = SILENT,
     crops: int | None = None,
+    equalized: bool = True,
 ) -> CalibrationTable:
     """Calibrate the float32 graph with ``batches``, write its INT8 form to ``output``, return the table.
 
@@ -53,11 +54,12 @@ def quantize(
     method: a key of ``ranges.METHODS``.
     images_sha256: ``CocoPersons.image_list_sha256`` of the crops, noted in the table.
     crops: how many crops will come, for the progress display.
+    equalized: scale the channels of the graph to equal ranges first (``equalize.py``).
 
     Raises GraphError when ``graph`` is no usable ONNX file, CalibrationError when it cannot be quantised,
     OutputError when ``output`` cannot be written.
     """
-    table = calibrate(graph, batches, method, images_sha256, progress, crops)
+    table = calibrate(graph, batches, method, images_sha256, progress, crops, equalized)
     write_quantized(graph, table, output)
     return table
 
@@ -65,10 +67,11 @@ def quantize(
 def calibrate(
     graph: Path,
     batches: Iterable[Batch],
-    method: str = "percentile",
+    method: str = "mse",
     images_sha256: str | None = None,
     progress: Progress = SILENT,
     crops: int | None = None,
+    equalized: bool = True,
 ) -> CalibrationTable:
     """The calibration table of ``quantize``, without a graph being written."""
     if method not in METHODS:
@@ -76,14 +79,28 @@ def calibrate(
     model = load_graph(graph)
     placement = plan_quantization(model, graph)
     seen = observe(model, batches, placement.activations, progress, crops)
-    ranges = METHODS[method](seen.tensors)
-    tensors = {
-        tensor: TensorRange(seen.tensors[tensor].minimum, seen.tensors[tensor].maximum, amax)
-        for tensor, amax in ranges.amax.items()
-    }
+    statistics: Mapping[str, TensorStatistics] = seen.tensors
+    sizes: dict[str, NDArray[np.float32]] = {}
+    if equalized:
+        sizes = {tensor: found.channel_percentile(SIZE_PERCENT) for tensor, found in statistics.items()}
+        factors = equalize(model, sizes).factors
+        statistics = {
+            tensor: found.scaled(factors(tensor, len(found.limit))) for tensor, found in statistics.items()
+        }
+    ranges = METHODS[method](statistics)
     return CalibrationTable(
-        sha256_file(graph), images_sha256, ranges.method, seen.crops, tensors, dict(ranges.excluded)
+        sha256_file(graph),
+        images_sha256,
+        ranges.method,
+        seen.crops,
+        {tensor: _tensor_range(statistics[tensor], amax) for tensor, amax in ranges.amax.items()},
+        dict(ranges.excluded),
+        {tensor: tuple(map(float, size)) for tensor, size in sizes.items()},
     )
+
+
+def _tensor_range(seen: TensorStatistics, amax: float) -> TensorRange:
+    return TensorRange(float(seen.minimum.min()), float(seen.maximum.max()), amax)
 
 
 def write_quantized(graph: Path, table: CalibrationTable, output: Path) -> Placement:
@@ -93,6 +110,9 @@ def write_quantized(graph: Path, table: CalibrationTable, output: Path) -> Place
     """
     table.require_graph(graph)
     model = load_graph(graph)
+    if table.channel_sizes:
+        sizes = {tensor: np.array(size, np.float32) for tensor, size in table.channel_sizes.items()}
+        model = equalize(model, sizes).model
     placement = plan_quantization(model, graph).without(table.excluded)
     save_graph(insert_qdq(model, table, placement), output)
     return placement
@@ -145,10 +165,10 @@ def quantize_weights(weights: NDArray[np.float32], axis: int | None) -> Quantise
     exact = weights.astype(np.float64)
     amax = np.abs(exact).max(axis=None if axis is None else others, initial=0.0)
     # a channel of zeros needs a positive scale too: TensorRT rejects any other
-    scale = (np.maximum(amax, SMALLEST_AMAX) / _LARGEST_INT8).astype(np.float32)
+    scale = (np.maximum(amax, SMALLEST_AMAX) / LARGEST_INT8).astype(np.float32)
     shape = [-1 if i == axis else 1 for i in range(weights.ndim)]
     levels = np.rint(exact / scale.astype(np.float64).reshape(shape if axis is not None else ()))
-    return QuantisedArray(np.clip(levels, -_LARGEST_INT8, _LARGEST_INT8).astype(np.int8), scale)
+    return QuantisedArray(np.clip(levels, -LARGEST_INT8, LARGEST_INT8).astype(np.int8), scale)
 
 
 class _QdqEditor:
@@ -183,7 +203,7 @@ class _QdqEditor:
     def _activation(self, tensor: str) -> str:
         """The name of ``tensor`` after Q and DQ, made at its first reader and shared by the others."""
         if tensor not in self._activations_done:
-            scale = np.array(self._table.tensors[tensor].amax / _LARGEST_INT8, np.float32)
+            scale = np.array(self._table.tensors[tensor].amax / LARGEST_INT8, np.float32)
             scale_name = self._constant(f"{tensor}/scale", scale)
             zero_name = self._constant(f"{tensor}/zero_point", np.zeros((), np.int8))
             quantized = self._fresh(f"{tensor}/quantized")

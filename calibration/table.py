@@ -1,7 +1,7 @@
 """CalibrationTable: the ranges of one graph as a JSON file, tied to the graph and the crops they come from.
 
     {
-      "schema": 1,
+      "schema": 2,
       "graph_sha256": "...",          SHA-256 of the float32 ONNX file
       "images_sha256": "..." | null,  CocoPersons.image_list_sha256 of the crops
       "method": "percentile 99.99",
@@ -9,8 +9,13 @@
       "tensors": {                    every quantised activation, in the order of the graph
         "input": {"minimum": -2.1, "maximum": 2.6, "amax": 2.6}
       },
-      "excluded": {"relu_7": "it was zero on every crop"}
+      "excluded": {"relu_7": "it was zero on every crop"},
+      "channel_sizes": {              size of each channel before equalisation; {} without equalisation
+        "input": [2.6, 2.5, 2.6]
+      }
     }
+
+Ranges are those of the equalised graph, which follows from the float32 graph and ``channel_sizes``.
 
 ``amax`` is the largest magnitude that INT8 represents: scale = amax / 127.
 """
@@ -25,7 +30,7 @@ from typing import Any
 from ..errors import CalibrationError
 from ..files import sha256_file, write_text
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class CalibrationTable:
     crops: int
     tensors: Mapping[str, TensorRange]
     excluded: Mapping[str, str]
+    channel_sizes: Mapping[str, tuple[float, ...]]
 
     def save(self, path: Path) -> None:
         """Write the table as JSON. Raises OutputError."""
@@ -98,4 +104,5 @@ def _from_document(document: dict[str, Any]) -> CalibrationTable:
         int(document["crops"]),
         tensors,
         {str(name): str(reason) for name, reason in excluded.items()},
+        {str(name): tuple(map(float, found)) for name, found in document["channel_sizes"].items()},
     )

@@ -63,3 +63,22 @@ class Topology:
 def node_id(node: onnx.NodeProto) -> str:
     """The name by which results and messages call a node: its first output."""
     return next((str(output) for output in node.output if output), "")
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """The attributes of ``node`` as Python values."""
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
+    """Shapes of the tensors of a graph as far as they can be inferred; None for an axis without a number."""
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes: dict[str, tuple[int | None, ...]] = {}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        if value.type.tensor_type.HasField("shape"):
+            axes = value.type.tensor_type.shape.dim
+            shapes[value.name] = tuple(
+                axis.dim_value if axis.HasField("dim_value") else None for axis in axes
+            )
+    shapes.update((tensor.name, tuple(tensor.dims)) for tensor in inferred.initializer)
+    return shapes

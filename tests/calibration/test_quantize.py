@@ -87,7 +87,7 @@ def test_a_channel_of_zeros_has_a_positive_scale() -> None:
 
 def test_the_graph_computes_what_numpy_fakes(tmp_path: Path) -> None:
     graph = two_layers(tmp_path / "two.onnx")
-    table = quantize(graph, [pixels(1), pixels(2)], tmp_path / "int8.onnx", "minmax")
+    table = quantize(graph, [pixels(1), pixels(2)], tmp_path / "int8.onnx", "minmax", equalized=False)
     quantized = load_graph(tmp_path / "int8.onnx")
     x = pixels(3) * np.float32(1.2)  # some of it lies outside the calibrated range and saturates
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in load_graph(graph).graph.initializer}
@@ -105,7 +105,7 @@ def test_the_graph_computes_what_numpy_fakes(tmp_path: Path) -> None:
 
 
 def test_scales_zero_points_and_weights_have_the_form_that_tensorrt_takes(tmp_path: Path) -> None:
-    quantize(two_layers(tmp_path / "two.onnx"), [pixels()], tmp_path / "int8.onnx")
+    quantize(two_layers(tmp_path / "two.onnx"), [pixels()], tmp_path / "int8.onnx", equalized=False)
     model = load_graph(tmp_path / "int8.onnx")
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     assert "w1" not in constants, "the float weights are gone"
@@ -141,7 +141,7 @@ def test_equal_inputs_give_equal_bytes(residual_net: Path, residual_crops, tmp_p
 
 def test_int8_follows_float_on_a_residual_network(residual_net: Path, residual_crops, tmp_path: Path) -> None:
     table = quantize(residual_net, residual_crops, tmp_path / "int8.onnx", images_sha256="ab")
-    assert (table.crops, table.images_sha256, table.method) == (16, "ab", "percentile 99.99")
+    assert (table.crops, table.images_sha256, table.method) == (16, "ab", "mse")
     outputs = [
         run_graph(load_graph(path), residual_crops[0], optimise=optimise)["heatmaps"]
         for path, optimise in (
@@ -157,7 +157,7 @@ def test_int8_follows_float_on_a_residual_network(residual_net: Path, residual_c
 
 def test_a_dead_tensor_leaves_its_readers_in_float(tmp_path: Path) -> None:
     graph = two_layers(tmp_path / "two.onnx", dead=True)
-    table = quantize(graph, [pixels()], tmp_path / "int8.onnx", "minmax")
+    table = quantize(graph, [pixels()], tmp_path / "int8.onnx", "minmax", equalized=False)
     assert dict(table.excluded) == {"r": "it was zero on every crop"}
     assert list(table.tensors) == ["x"]
     placement = write_quantized(graph, table, tmp_path / "int8.onnx")
@@ -176,7 +176,9 @@ def test_layers_that_share_weights_share_their_int8_form() -> None:
     model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
     placement = plan_quantization(model, Path("net.onnx"))
     one = TensorRange(-1, 1, 1)
-    result = insert_qdq(model, CalibrationTable("", None, "minmax", 1, {"x": one, "r": one}, {}), placement)
+    result = insert_qdq(
+        model, CalibrationTable("", None, "minmax", 1, {"x": one, "r": one}, {}, {}), placement
+    )
     assert len([node for node in result.graph.node if node.op_type == "DequantizeLinear"]) == 3
     kernels = [tensor for tensor in result.graph.initializer if len(tensor.dims) == 4]
     assert [tensor.data_type for tensor in kernels] == [TensorProto.INT8]
@@ -188,7 +190,7 @@ def test_weights_that_are_constant_nodes_are_stored_as_int8() -> None:
         "{ w = Constant <value = float[2, 2, 1, 1] {1, 2, 3, 4}> () y = Conv(x, w) }"
     )
     placement = plan_quantization(model, Path("net.onnx"))
-    table = CalibrationTable("", None, "minmax", 1, {"x": TensorRange(-1, 1, 1)}, {})
+    table = CalibrationTable("", None, "minmax", 1, {"x": TensorRange(-1, 1, 1)}, {}, {})
     result = insert_qdq(model, table, placement)
     assert "Constant" not in [node.op_type for node in result.graph.node]
 
@@ -213,14 +215,14 @@ def test_a_graph_without_layers_to_quantise_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="'entropie'; there are minmax, percentile"):
+    with pytest.raises(CalibrationError, match="'entropie'; there are minmax, percentile, mse, entropy"):
         calibrate(two_layers(tmp_path / "two.onnx"), [pixels()], "entropie")
 
 
 def test_a_table_that_lacks_a_tensor_or_is_anothers_is_refused(tmp_path: Path) -> None:
     graph = two_layers(tmp_path / "two.onnx")
     table = calibrate(graph, [pixels()])
-    lacking = CalibrationTable(table.graph_sha256, None, "minmax", 4, {"x": table.tensors["x"]}, {})
+    lacking = CalibrationTable(table.graph_sha256, None, "minmax", 4, {"x": table.tensors["x"]}, {}, {})
     with pytest.raises(CalibrationError, match="no range for 'r'"):
         write_quantized(graph, lacking, tmp_path / "int8.onnx")
     two_layers(graph, opset=16)

@@ -17,6 +17,7 @@ def table() -> CalibrationTable:
         304,
         {"input": TensorRange(-2.1179039478302, 2.64, 2.64), "relu_1": TensorRange(0.0, 1e-30, 0.1 + 0.2)},
         {"relu_2": "it was zero on every crop"},
+        {"input": (2.1, 0.1 + 0.2), "relu_1": (1e-30,)},
     )
 
 
@@ -34,12 +35,12 @@ def test_a_table_of_another_graph_is_refused(table: CalibrationTable, tmp_path: 
     graph.write_bytes(b"another graph")
     with pytest.raises(CalibrationError, match=r"model\.onnx: .*belongs to another graph"):
         table.require_graph(graph)
-    CalibrationTable(sha256_file(graph), None, "minmax", 1, {}, {}).require_graph(graph)
+    CalibrationTable(sha256_file(graph), None, "minmax", 1, {}, {}, {}).require_graph(graph)
 
 
 # how the saved document is changed, what the message must say
 DAMAGED = [
-    (lambda d: d.update(schema=99), "schema 1 .found 99"),
+    (lambda d: d.update(schema=99), "schema 2 .found 99"),
     (lambda d: d.pop("tensors"), "damaged .*tensors"),
     (lambda d: d.update(tensors=[]), "damaged"),
     (lambda d: d["tensors"].update(input={"amax": 1}), "damaged"),

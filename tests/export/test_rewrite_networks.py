@@ -116,7 +116,7 @@ def builds_in_every_precision(
 def int8_ranges(graph: onnx.ModelProto, batch: np.ndarray, source: Path, path: Path) -> dict[str, float]:
     """Write ``graph`` to ``source`` and its INT8 form to ``path``; the largest value of each INT8 tensor."""
     save_graph(graph, source)
-    table = quantize(source, [batch], path, "minmax")
+    table = quantize(source, [batch], path, "minmax", equalized=False)
     return {name: entry.amax for name, entry in table.tensors.items()}
 
 

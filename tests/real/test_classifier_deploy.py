@@ -96,7 +96,7 @@ def test_what_the_number_types_cost_is_measured(outcome: Outcome) -> None:
     assert variants["int8"]["top1_drop"] == 1 - variants["int8"]["top1"]
     assert bool(receipt["warnings"]) == any(v["top1_drop"] > 0.01 for v in variants.values())
     assert receipt["data"]["images"] == IMAGES
-    assert receipt["calibration"].startswith(f"percentile ranges of {CALIBRATION_IMAGES} images")
+    assert receipt["calibration"].startswith(f"mse ranges of {CALIBRATION_IMAGES} images")
     assert read_receipt(outcome.directory / "receipt.json") == outcome.report
 
 

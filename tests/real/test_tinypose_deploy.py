@@ -24,6 +24,7 @@ def outcome(
         spec=spec,
         flip_test=False,
         calibration_method="minmax",
+        equalize=False,
         batch_sizes=(8,),
         seconds=0.5,
     )
