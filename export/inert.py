@@ -16,8 +16,10 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 
-# What runs code, starts programs or reaches files and networks: no training's state is made of these.
-# builtins.getattr is not among them: enumerations and nested classes are written with it.
+# Where functions live that run code, start programs or reach files and networks: no training's state is made
+# of these. Classes and constants of the same modules (http.HTTPStatus, os.stat_result) are harmless, for none
+# is made.
+# builtins.getattr is not refused: enumerations and nested classes are written with it.
 _DANGEROUS_MODULES = re.compile(
     r"asyncio|bdb|cProfile|code|codeop|commands|ctypes|ftplib|http|imaplib|importlib|marshal|multiprocessing|nt"
     r"|os|pdb|_?pickle|pip|pkgutil|posix|profile|pty|requests|runpy|shutil|smtplib|_?socket|_?(posix)?subprocess"
@@ -158,12 +160,19 @@ class Reader(pickle._Unpickler):
 
 def _refuse_attack(module: str, name: str, path: Path) -> None:
     parts = (module.split(".")[0], *name.split(".")[:-1])  # protocol 4 has names with dots: torch, os.system
-    if any(map(_DANGEROUS_MODULES.fullmatch, parts)) or _DANGEROUS_BUILTINS.fullmatch(f"{module}.{name}"):
+    last = name.rpartition(".")[2]
+    reaches_out = any(map(_DANGEROUS_MODULES.fullmatch, parts)) and _is_function(last)
+    if reaches_out or _DANGEROUS_BUILTINS.fullmatch(f"{module}.{name}"):
         raise CheckpointError(
             f"{path}: its pickle asks for {module}.{name}, which runs code on the machine that loads it. "
             "No training writes that: take the file for an attack. Nothing was executed. Delete it, and get "
             "the checkpoint from where it was published"
         )
+
+
+def _is_function(name: str) -> bool:
+    """Whether the thing of that name does something, by Python's habit of naming; Popen starts a program."""
+    return name == "Popen" or (name.islower() and not name.endswith(("_result", "_size")))
 
 
 def _known(asked_for: str) -> object | None:
