@@ -25,7 +25,8 @@ _PICKLE_SIGNATURE = b"\x80"  # legacy files, of torch before 1.6, are pickles on
 _ZIP_SIGNATURE = b"PK"
 _SAFETENSORS_HEADER = 8  # bytes that give the length of the JSON text behind them
 
-_SHOWN = 4  # keys of each kind in a message; the counts say how many there are
+_SHOWN = 4  # classes in a note
+_SHOWN_KEYS = 20  # of each kind in a message; the counts say how many there are
 
 
 def read_checkpoint(path: Path, progress: Progress = SILENT) -> dict[str, Tensor]:
@@ -44,6 +45,7 @@ def read_checkpoint(path: Path, progress: Progress = SILENT) -> dict[str, Tensor
     executed; the message names what it asked for), or when it holds no state dict. MissingExtraError
     for a safetensors file where safetensors is not installed.
     """
+    path = Path(path)
     if _is_safetensors(path):
         return _rename(_state_dict(_read_safetensors(path), path), path)
     try:
@@ -227,20 +229,26 @@ def _check_fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], model: st
     fits = fitting_models(state)
     hint = f"It fits {' and '.join(fits)}" if fits else "It fits no model of the zoo"
     lines = [f"{path} does not fit {model} ({len(own)} keys): {counts}. {hint}"]
-    lines += _listed("missing", (_with_nearest(key, surplus, "the file") for key in missing), len(missing))
-    lines += _listed("surplus", (_with_nearest(key, missing, "the model") for key in surplus), len(surplus))
+    lines += _listed(
+        "missing", (_with_nearest(key, surplus, state, "the file") for key in missing), len(missing)
+    )
+    lines += _listed(
+        "surplus", (_with_nearest(key, missing, own, "the model") for key in surplus), len(surplus)
+    )
     shapes = (_with_shapes(key, state, own) for key in misshapen)
     lines += _listed("other shape", shapes, len(misshapen))
     raise CheckpointError("\n".join(lines))
 
 
 def _listed(title: str, keys: Iterable[str], count: int) -> list[str]:
-    lines = [f"  {title}: {key}" for _, key in zip(range(_SHOWN), keys, strict=False)]
-    return lines + ([f"  {title}: and {count - _SHOWN} more"] if count > _SHOWN else [])
+    lines = [f"  {title}: {key}" for _, key in zip(range(_SHOWN_KEYS), keys, strict=False)]
+    return lines + ([f"  {title}: and {count - _SHOWN_KEYS} more"] if count > _SHOWN_KEYS else [])
 
 
-def _with_nearest(key: str, candidates: list[str], where: str) -> str:
-    return key + _nearest(key, candidates, f"nearest in {where}")
+def _with_nearest(key: str, unmatched: list[str], others: Iterable[str], where: str) -> str:
+    """A key that has no match itself is the likelier one; else any."""
+    title = f"nearest in {where}"
+    return key + (_nearest(key, unmatched, title) or _nearest(key, list(others), title))
 
 
 def _with_shapes(key: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:

@@ -17,6 +17,7 @@ from ..runtime.spec import ModelSpec, read_spec
 from .download import cached_path, fetch
 from .graph_options import PLAIN, GraphOptions
 from .zoo import ZOO, build_model, find_entry
+from .zoo_entry import ZooEntry
 
 
 class Source(ABC):
@@ -119,8 +120,10 @@ def open_source(
     entry = find_entry(model)
     if spec is not None:
         raise GraphError(f"{model}: the zoo knows its spec; --spec goes with an ONNX file")
+    require_all(NETWORKS)
+    if options.merge_groups is not None:
+        _check_groups(model, options.merge_groups)
     if checkpoint is None:
-        require_all(NETWORKS)
         return ZooSource(entry.spec, cached_path(entry.checkpoint), entry.checkpoint, options)
     if checkpoint.is_dir():
         raise CheckpointError(f"{checkpoint}: this is a directory. Give the checkpoint file itself (.pth)")
@@ -129,13 +132,36 @@ def open_source(
             f"{checkpoint}: there is no such file. Without --checkpoint the official weights of {model} are "
             f"fetched from {entry.checkpoint}"
         )
-    require_all(NETWORKS)
+    _check_name(entry, checkpoint)
     return ZooSource(entry.spec, checkpoint, None, options)
 
 
 def modules_needed(model: str) -> tuple[str, ...]:
     """The optional modules that exporting ``model`` takes; an ONNX file does without torch."""
     return GRAPHS if _is_file_name(model) else NETWORKS
+
+
+def _check_groups(model: str, wanted: int) -> None:
+    """Refuse a number of groups before anything is fetched for it."""
+    import torch
+
+    from .passes.merge_groups import check_mergeable
+
+    with torch.device("meta"):  # the layers without their weights
+        network = build_model(model)
+    layers = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+    check_mergeable(wanted, (layer.groups for layer in network.modules() if isinstance(layer, layers)))
+
+
+def _check_name(entry: ZooEntry, checkpoint: Path) -> None:
+    """Refuse another model's official file, whose keys may fit: those of both input sizes are the same."""
+    for other in ZOO.values():
+        names = {cached_path(address).name for address in (other.checkpoint, other.checkpoint_v1) if address}
+        if other is not entry and checkpoint.name in names:
+            raise CheckpointError(
+                f"{checkpoint}: by its name this is the official file of {other.name}, not of {entry.name}. "
+                f"Name {other.name} as the model; or rename the file, if it holds weights of {entry.name}"
+            )
 
 
 def _is_file_name(model: str) -> bool:

@@ -225,9 +225,18 @@ def find_entry(name: str) -> ZooEntry:
     try:
         return ZOO[name]
     except KeyError:
-        near = difflib.get_close_matches(name, ZOO, 3, 0.4)
+        near = _nearest(name)
         hint = f"did you mean {' or '.join(near)}?" if near else f"the zoo has: {', '.join(ZOO)}"
         raise GraphError(f"no model of the zoo is called {name!r}; {hint}") from None
+
+
+def _nearest(name: str) -> list[str]:
+    """Names that are about as close to ``name`` as the closest one."""
+    found = difflib.get_close_matches(name, ZOO, 3, 0.4)
+    closeness = [difflib.SequenceMatcher(None, candidate, name).ratio() for candidate in found]
+    return [
+        candidate for candidate, ratio in zip(found, closeness, strict=True) if ratio > closeness[0] - 0.1
+    ]
 
 
 def build_model(name: str) -> "nn.Module":

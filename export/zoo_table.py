@@ -89,7 +89,7 @@ def _link(entry: ZooEntry) -> str:
 def _cache_line() -> str:
     return (
         f"Cache: {cache_directory()} ({CACHE_VARIABLE} moves it). The official weights are fetched when a "
-        "model is first exported or deployed."
+        "model is first exported or deployed; a file in it is checked each time it is used."
     )
 
 

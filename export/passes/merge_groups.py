@@ -1,6 +1,6 @@
 """Grouped convolutions in fewer groups, whose weights are block-diagonal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from math import gcd
 from typing import Any
 
@@ -50,8 +50,8 @@ class MergeGroups(GraphPass):
                 constants.replace(node, 1, merge(weight, groups, self._groups))
                 set_attributes(node, group=self._groups)
                 merged += 1
-        if undivided and not merged:
-            raise GraphError(_unfit(self._groups, undivided))
+        if not merged:
+            check_mergeable(self._groups, undivided)
         self._report(f"{merged} convolutions merged into {self._groups} groups")
         for reason in left:
             self._report(f"left alone: {reason}")
@@ -74,12 +74,15 @@ def merge(weight: NDArray[Any], groups: int, merged: int) -> NDArray[Any]:
     return result
 
 
-def _unfit(wanted: int, present: Sequence[int]) -> str:
-    """What to say of a number that divides none of those in the graph."""
+def check_mergeable(wanted: int, groups: Iterable[int]) -> None:
+    """Raise GraphError when ``wanted`` divides none of the larger numbers of ``groups``, if there are any."""
+    present = [count for count in groups if count > wanted]
+    if not present or any(count % wanted == 0 for count in present):
+        return
     counts = ", ".join(str(count) for count in sorted(set(present)))
     common = gcd(*present)
     fitting = [str(count) for count in range(1, common + 1) if common % count == 0 and count < max(present)]
-    return (
+    raise GraphError(
         f"--merge-groups {wanted}: the convolutions of this graph have {counts} groups, and {wanted} divides "
         f"none of them. Numbers that do: {', '.join(fitting)}"
     )
