@@ -119,8 +119,8 @@ def _export(job: _Job) -> None:
 
 def _calibrate(job: _Job) -> None:
     """The float16 graph, which needs no data, and the INT8 graph from the ranges of real crops."""
+    from .calibration.calibrate import quantize
     from .calibration.half import write_float16
-    from .calibration.quantize import quantize
 
     reference = job.graph(REFERENCE)
     inputs: dict[str, Any] = {"graph": sha256_file(reference)}

@@ -14,8 +14,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..calibration.calibrate import quantize
 from ..calibration.datasets import CocoPersons, batches
-from ..calibration.quantize import quantize
 from ..calibration.ranges import METHODS
 from ..errors import PosedgeError
 from ..runtime.preprocess import Preprocessor

@@ -1,7 +1,7 @@
 """CalibrationTable: the ranges of one graph as a JSON file, tied to the graph and the crops they come from.
 
     {
-      "schema": 2,
+      "schema": 3,
       "graph_sha256": "...",          SHA-256 of the float32 ONNX file
       "images_sha256": "..." | null,  CocoPersons.image_list_sha256 of the crops
       "method": "percentile 99.99",
@@ -10,12 +10,12 @@
         "input": {"minimum": -2.1, "maximum": 2.6, "amax": 2.6}
       },
       "excluded": {"relu_7": "it was zero on every crop"},
-      "channel_sizes": {              size of each channel before equalisation; {} without equalisation
-        "input": [2.6, 2.5, 2.6]
+      "channel_factors": {            what equalisation multiplies each channel by; {} without it
+        "input": [1.0, 1.0, 1.0]
       }
     }
 
-Ranges are those of the equalised graph, which follows from the float32 graph and ``channel_sizes``.
+Ranges are those of the equalised graph, which follows from the float32 graph and ``channel_factors``.
 
 ``amax`` is the largest magnitude that INT8 represents: scale = amax / 127.
 """
@@ -30,7 +30,7 @@ from typing import Any
 from ..errors import CalibrationError
 from ..files import sha256_file, write_text
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class CalibrationTable:
     crops: int
     tensors: Mapping[str, TensorRange]
     excluded: Mapping[str, str]
-    channel_sizes: Mapping[str, tuple[float, ...]]
+    channel_factors: Mapping[str, tuple[float, ...]]
 
     def save(self, path: Path) -> None:
         """Write the table as JSON. Raises OutputError."""
@@ -104,5 +104,5 @@ def _from_document(document: dict[str, Any]) -> CalibrationTable:
         int(document["crops"]),
         tensors,
         {str(name): str(reason) for name, reason in excluded.items()},
-        {str(name): tuple(map(float, found)) for name, found in document["channel_sizes"].items()},
+        {str(name): tuple(map(float, found)) for name, found in document["channel_factors"].items()},
     )

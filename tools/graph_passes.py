@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from posedge.calibration.calibrate import quantize
 from posedge.calibration.half import write_float16
-from posedge.calibration.quantize import quantize
 from posedge.engines import BatchProfile, build_engine
 from posedge.errors import PosedgeError
 from posedge.export.graph_cost import cost_of

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from posedge.calibration.calibrate import quantize
 from posedge.calibration.half import write_float16
-from posedge.calibration.quantize import quantize
 from posedge.engines.build import BatchProfile, build_engine
 from posedge.errors import PosedgeError
 from posedge.export.graphs import load_graph, random_batch

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper, parser
 
+from posedge.calibration.calibrate import quantize
 from posedge.calibration.half import to_float16, write_float16
-from posedge.calibration.quantize import quantize
 from posedge.errors import CalibrationError
 from posedge.export.graphs import load_graph, run_graph, spec_of
 

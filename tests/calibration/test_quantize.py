@@ -11,15 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, parser
 
+from posedge.calibration.calibrate import calibrate, plan_quantization, quantize, write_quantized
 from posedge.calibration.placement import Placement
-from posedge.calibration.quantize import (
-    calibrate,
-    insert_qdq,
-    plan_quantization,
-    quantize,
-    quantize_weights,
-    write_quantized,
-)
+from posedge.calibration.qdq import insert_qdq, quantize_weights
 from posedge.calibration.table import CalibrationTable, TensorRange, load_table
 from posedge.errors import CalibrationError
 from posedge.export.graphs import load_graph, run_graph, spec_of

@@ -40,7 +40,7 @@ def test_a_table_of_another_graph_is_refused(table: CalibrationTable, tmp_path: 
 
 # how the saved document is changed, what the message must say
 DAMAGED = [
-    (lambda d: d.update(schema=99), "schema 2 .found 99"),
+    (lambda d: d.update(schema=99), "schema 3 .found 99"),
     (lambda d: d.pop("tensors"), "damaged .*tensors"),
     (lambda d: d.update(tensors=[]), "damaged"),
     (lambda d: d["tensors"].update(input={"amax": 1}), "damaged"),

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from torch import nn
 
+from posedge.calibration.calibrate import quantize
 from posedge.calibration.half import write_float16
 from posedge.calibration.placement import plan
-from posedge.calibration.quantize import quantize
 from posedge.engines import BatchProfile, build_engine
 from posedge.engines.lint import lint
 from posedge.errors import GraphError

@@ -13,8 +13,8 @@ import torch
 from onnx import ModelProto
 from torch import nn
 
+from posedge.calibration.calibrate import quantize
 from posedge.calibration.half import write_float16
-from posedge.calibration.quantize import quantize
 from posedge.engines.build import BatchProfile, build_engine
 from posedge.export.graphs import dims, load_graph, random_batch, spec_of
 from posedge.export.onnx_export import export_onnx

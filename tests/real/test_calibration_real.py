@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from posedge.benchmarks.accuracy import evaluate
+from posedge.calibration.calibrate import plan_quantization, quantize, write_quantized
 from posedge.calibration.datasets import CocoPersons, batches
 from posedge.calibration.half import write_float16
-from posedge.calibration.quantize import plan_quantization, quantize, write_quantized
 from posedge.calibration.table import CalibrationTable
 from posedge.export.graphs import load_graph, run_graph
 from posedge.runtime.preprocess import Preprocessor

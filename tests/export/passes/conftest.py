@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from posedge.calibration.calibrate import quantize
 from posedge.calibration.half import write_float16
-from posedge.calibration.quantize import quantize
 from posedge.engines import BatchProfile, build_engine
 from posedge.engines.lint import lint
 from posedge.export.graphs import run_graph

@@ -1,12 +1,10 @@
-"""From a float32 graph and crops to an INT8 graph with explicit Q/DQ, the form that TensorRT takes.
+"""Q/DQ pairs in a float32 graph: the form of INT8 that TensorRT takes.
 
 Weights become int8 initializers with a DequantizeLinear; activations pass a QuantizeLinear and a
 DequantizeLinear. All scales are symmetric: zero point 0.
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,19 +13,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ..errors import CalibrationError
-from ..export.graphs import load_graph, opset_of, save_graph
-from ..files import sha256_file
-from ..progress import SILENT, Progress
-from .equalize import SIZE_PERCENT, equalize
-from .observers import Batch, observe
-from .placement import Placement, QuantisedWeight, plan
-from .ranges import LARGEST_INT8, METHODS, SMALLEST_AMAX
-from .statistics import TensorStatistics
-from .table import CalibrationTable, TensorRange
+from .placement import Placement, QuantisedWeight
+from .ranges import LARGEST_INT8, SMALLEST_AMAX
+from .table import CalibrationTable
 from .topology import Topology, node_id
-
-# per-channel scales came with this version of QuantizeLinear
-OLDEST_OPSET = 13
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,104 +25,6 @@ class QuantisedArray:
 
     values: NDArray[np.int8]
     scale: NDArray[np.float32]
-
-
-def quantize(
-    graph: Path,
-    batches: Iterable[Batch],
-    output: Path,
-    method: str = "mse",
-    images_sha256: str | None = None,
-    progress: Progress = SILENT,
-    crops: int | None = None,
-    equalized: bool = True,
-) -> CalibrationTable:
-    """Calibrate the float32 graph with ``batches``, write its INT8 form to ``output``, return the table.
-
-    batches: float32 (N, 3, H, W) each, as the model is fed, or ``datasets.batches(...)``.
-    method: a key of ``ranges.METHODS``.
-    images_sha256: ``CocoPersons.image_list_sha256`` of the crops, noted in the table.
-    crops: how many crops will come, for the progress display.
-    equalized: scale the channels of the graph to equal ranges first (``equalize.py``).
-
-    Raises GraphError when ``graph`` is no usable ONNX file, CalibrationError when it cannot be quantised,
-    OutputError when ``output`` cannot be written.
-    """
-    table = calibrate(graph, batches, method, images_sha256, progress, crops, equalized)
-    write_quantized(graph, table, output)
-    return table
-
-
-def calibrate(
-    graph: Path,
-    batches: Iterable[Batch],
-    method: str = "mse",
-    images_sha256: str | None = None,
-    progress: Progress = SILENT,
-    crops: int | None = None,
-    equalized: bool = True,
-) -> CalibrationTable:
-    """The calibration table of ``quantize``, without a graph being written."""
-    if method not in METHODS:
-        raise CalibrationError(f"unknown calibration method {method!r}; there are {', '.join(METHODS)}")
-    model = load_graph(graph)
-    placement = plan_quantization(model, graph)
-    seen = observe(model, batches, placement.activations, progress, crops)
-    statistics: Mapping[str, TensorStatistics] = seen.tensors
-    sizes: dict[str, NDArray[np.float32]] = {}
-    if equalized:
-        sizes = {tensor: found.channel_percentile(SIZE_PERCENT) for tensor, found in statistics.items()}
-        factors = equalize(model, sizes).factors
-        statistics = {
-            tensor: found.scaled(factors(tensor, len(found.limit))) for tensor, found in statistics.items()
-        }
-    ranges = METHODS[method](statistics)
-    return CalibrationTable(
-        sha256_file(graph),
-        images_sha256,
-        ranges.method,
-        seen.crops,
-        {tensor: _tensor_range(statistics[tensor], amax) for tensor, amax in ranges.amax.items()},
-        dict(ranges.excluded),
-        {tensor: tuple(map(float, size)) for tensor, size in sizes.items()},
-    )
-
-
-def _tensor_range(seen: TensorStatistics, amax: float) -> TensorRange:
-    return TensorRange(float(seen.minimum.min()), float(seen.maximum.max()), amax)
-
-
-def write_quantized(graph: Path, table: CalibrationTable, output: Path) -> Placement:
-    """Write the INT8 form of ``graph`` by the ranges in ``table``; return what was quantised.
-
-    Raises CalibrationError when the table belongs to another graph.
-    """
-    table.require_graph(graph)
-    model = load_graph(graph)
-    if table.channel_sizes:
-        sizes = {tensor: np.array(size, np.float32) for tensor, size in table.channel_sizes.items()}
-        model = equalize(model, sizes).model
-    placement = plan_quantization(model, graph).without(table.excluded)
-    save_graph(insert_qdq(model, table, placement), output)
-    return placement
-
-
-def plan_quantization(model: onnx.ModelProto, graph: Path) -> Placement:
-    """``placement.plan`` for a graph that can be quantised at all; CalibrationError says why it cannot."""
-    operators = {node.op_type for node in model.graph.node}
-    if operators & {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}:
-        raise CalibrationError(f"{graph}: the graph is quantised already; give its float32 form")
-    opset = opset_of(model)
-    if opset < OLDEST_OPSET:
-        raise CalibrationError(
-            f"{graph}: its opset is {opset}; scales for each channel need {OLDEST_OPSET} or later. "
-            "Export it again, or convert it with onnx.version_converter."
-        )
-    placement = plan(model)
-    if not placement.inputs:
-        reasons = "; ".join(f"{layer.node}: {layer.reason}" for layer in placement.float_layers[:3])
-        raise CalibrationError(f"{graph}: no layer of it can be quantised ({reasons or 'it has none'})")
-    return placement
 
 
 def insert_qdq(model: onnx.ModelProto, table: CalibrationTable, placement: Placement) -> onnx.ModelProto:
