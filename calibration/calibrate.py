@@ -93,14 +93,23 @@ def write_quantized(graph: Path, table: CalibrationTable, output: Path) -> Place
 
     Raises CalibrationError when the table belongs to another graph.
     """
-    table.require_graph(graph)
-    model = load_graph(graph)
-    if table.channel_factors:
-        factors = {tensor: np.array(channels) for tensor, channels in table.channel_factors.items()}
-        model = equalize(model, factors)
+    model = equalized_graph(graph, table)
     placement = plan_quantization(model, graph).without(table.excluded)
     save_graph(insert_qdq(model, table, placement), output)
     return placement
+
+
+def equalized_graph(graph: Path, table: CalibrationTable) -> onnx.ModelProto:
+    """The float32 graph whose ranges ``table`` holds.
+
+    Raises CalibrationError when the table belongs to another graph.
+    """
+    table.require_graph(graph)
+    model = load_graph(graph)
+    if not table.channel_factors:
+        return model
+    factors = {tensor: np.array(channels) for tensor, channels in table.channel_factors.items()}
+    return equalize(model, factors)
 
 
 def plan_quantization(model: onnx.ModelProto, graph: Path) -> Placement:

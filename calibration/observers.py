@@ -52,7 +52,7 @@ def observe(
     observers = {tensor: Observer() for tensor in tensors}
     done = 0
     with progress.task("observing activations", crops) as task:
-        for pixels, names in _pieces(batches):
+        for pixels, names in pieces(batches, _CROPS_PER_RUN):
             values = dict(zip(computed, _run(session, computed, feed, pixels, names), strict=True))
             for tensor, observer in observers.items():
                 _update(observer, tensor, values.get(tensor, pixels), names)
@@ -95,10 +95,11 @@ def _observing_session(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[
     return session, topology.inputs[0]
 
 
-def _pieces(
-    batches: Iterable[Batch],
-) -> Iterator[tuple[NDArray[np.float32], tuple[str, ...]]]:
-    """Cut batches into runs of a few crops, each with the names of its crops."""
+def pieces(batches: Iterable[Batch], size: int) -> Iterator[tuple[NDArray[np.float32], tuple[str, ...]]]:
+    """Cut batches into runs of at most ``size`` crops, each with the names of its crops.
+
+    Raises CalibrationError when a batch is not float32 (N, 3, H, W).
+    """
     for number, batch in enumerate(batches):
         if isinstance(batch, PersonCrops | ImageBatch):
             pixels, names = batch.batch, batch.names
@@ -110,8 +111,8 @@ def _pieces(
                 f"batch {number} is {pixels.dtype} of shape {pixels.shape}; "
                 "calibration takes float32 of shape (N, 3, H, W)"
             )
-        for start in range(0, len(pixels), _CROPS_PER_RUN):
-            piece = slice(start, start + _CROPS_PER_RUN)
+        for start in range(0, len(pixels), size):
+            piece = slice(start, start + size)
             yield pixels[piece], names[piece]
 
 
