@@ -129,16 +129,14 @@ def _calibrate(job: _Job) -> None:
     data = job.calibration_data
     if data is None:
         return
-    method, equalized, images = job.options.calibration_method, job.options.equalize, data.images_sha256
+    recipe, images = job.options.recipe, data.images_sha256
 
     def work() -> None:
         crops = data.batches(job.spec, _CALIBRATION_BATCH)
-        table = quantize(
-            reference, crops, job.graph("int8"), method, images, job.progress, data.count, equalized
-        )
+        table = quantize(reference, crops, job.graph("int8"), recipe, images, job.progress, data.count)
         table.save(job.directory / "calibration.json")
 
-    inputs |= {"images": images, "method": method, "equalized": equalized}
+    inputs |= {"images": images, "recipe": asdict(recipe)}
     job.stage("int8", inputs, ("int8.onnx", "calibration.json"), work)
 
 
@@ -230,9 +228,7 @@ def _calibration_line(job: _Job) -> str:
     data, options = job.calibration_data, job.options
     if data is None:
         return "none"
-    line = f"{options.calibration_method} ranges of {data.described}"
-    if options.equalize:
-        line += ", channels equalised"
+    line = options.recipe.described(data.described)
     shared = len(data.image_paths & job.data.image_paths)
     return line + (f", {shared} of whose images are measured too: the INT8 figures flatter" if shared else "")
 

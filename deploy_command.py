@@ -74,6 +74,12 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="leave the channels' sizes as they are; INT8 of many pose models collapses then",
     )
+    work.add_argument(
+        "--nearest-weights",
+        dest="round_weights",
+        action="store_false",
+        help="round each weight to its nearest level, whatever that does to the output",
+    )
     work.add_argument("--calibration-crops", type=count, default=128, help="default: 128")
     work.add_argument("--batch-profile", type=_profile, default=(1, 8, 32), help="MIN,OPT,MAX of the engines")
     work.add_argument(
@@ -86,6 +92,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
 def run_deploy(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Checkpoint to measured bundle."""
     _check_data(parser, options)
+    from .calibration.recipe import Recipe
     from .deploy import deploy
     from .engines import BatchProfile
     from .options import DeployOptions
@@ -102,8 +109,7 @@ def run_deploy(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
         precisions=options.precision,
         max_drop=options.max_drop,
         profile=BatchProfile(*options.batch_profile),
-        calibration_method=options.calibration_method,
-        equalize=options.equalize,
+        recipe=Recipe(options.calibration_method, options.equalize, options.round_weights),
         calibration_crops=options.calibration_crops,
         limit=options.limit,
         batch_sizes=options.batch_sizes,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .calibration.datasets import GROUND_TRUTH
 from .calibration.imagenet import class_folders
+from .calibration.recipe import DEFAULT, Recipe
 from .engines import BatchProfile
 from .errors import DataError
 from .export.graph_options import PLAIN, GraphOptions
@@ -86,8 +87,7 @@ class DeployOptions:
     max_drop: the drop of AP or top-1 that is acceptable. limit: measure on so many persons or images only.
     profile: batch sizes of the engines. batch_sizes: those to time, each for ``seconds``. threads: of the CPU
         session.
-    calibration_method: how INT8 ranges are chosen, a key of ``calibration.ranges.METHODS``; equalize: scale
-        channels to equal sizes first.
+    recipe: how INT8 is calibrated.
     graph: rewrites of the exported graph that suit one accelerator and not another.
     notes: lines for the report, such as that the pictures are drawn.
 
@@ -104,8 +104,7 @@ class DeployOptions:
     precisions: tuple[str, ...] = PRECISIONS
     max_drop: float = 0.01
     profile: BatchProfile = field(default_factory=BatchProfile)
-    calibration_method: str = "mse"
-    equalize: bool = True
+    recipe: Recipe = DEFAULT
     calibration_crops: int = 128
     limit: int | None = None
     batch_sizes: tuple[int, ...] = (1, 8)

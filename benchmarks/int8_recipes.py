@@ -17,6 +17,7 @@ from pathlib import Path
 from ..calibration.calibrate import quantize
 from ..calibration.datasets import CocoPersons, batches
 from ..calibration.ranges import METHODS
+from ..calibration.recipe import Recipe
 from ..errors import PosedgeError
 from ..runtime.preprocess import Preprocessor
 from ..runtime.sessions.onnxruntime import OnnxRuntimeSession
@@ -50,18 +51,18 @@ def _measure(options: argparse.Namespace) -> None:
             return evaluate(session, persons).figures.ap
 
     reference = ap(options.model)
-    print(f"{'recipe':24}    AP    drop  calibration s\n{'float32':24} {reference:.3f}")
+    print(f"{'recipe':30}    AP    drop  calibration s\n{'float32':30} {reference:.3f}")
     with tempfile.TemporaryDirectory() as directory:
-        for equalized in (False, True):
+        for equalized, rounded in ((False, False), (True, False), (False, True), (True, True)):
             for method in METHODS:
                 graph = Path(directory) / "int8.onnx"
                 begin = time.perf_counter()
                 crops = batches(calibration, Preprocessor(spec), _CALIBRATION_BATCH)
-                quantize(options.model, crops, graph, method, equalized=equalized)
+                quantize(options.model, crops, graph, Recipe(method, equalized, rounded))
                 took = time.perf_counter() - begin
                 found = ap(graph)
-                name = f"{method}{', equalised' if equalized else ''}"
-                print(f"{name:24} {found:.3f}  {reference - found:+.3f}  {took:13.1f}", flush=True)
+                name = method + ", equalised" * equalized + ", rounded" * rounded
+                print(f"{name:30} {found:.3f}  {reference - found:+.3f}  {took:13.1f}", flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ Statistics of one pass over the crops; factors that equalise the channels; range
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,16 @@ from ..files import sha256_file
 from ..progress import SILENT, Progress
 from .equalize import equalize
 from .factors import Factors, channel_factors
-from .observers import Batch, observe
+from .observers import Batch, Observation, observe
+from .patches import patch_observers
 from .placement import Placement, plan
 from .qdq import insert_qdq
 from .ranges import METHODS
+from .recipe import DEFAULT, Recipe
+from .rounding import round_layers
 from .statistics import TensorStatistics
 from .table import CalibrationTable, TensorRange
+from .topology import Topology
 
 # per-channel scales came with this version of QuantizeLinear
 OLDEST_OPSET = 13
@@ -30,49 +35,67 @@ def quantize(
     graph: Path,
     batches: Iterable[Batch],
     output: Path,
-    method: str = "mse",
+    recipe: Recipe = DEFAULT,
     images_sha256: str | None = None,
     progress: Progress = SILENT,
     crops: int | None = None,
-    equalized: bool = True,
 ) -> CalibrationTable:
     """Calibrate the float32 graph with ``batches``, write its INT8 form to ``output``, return the table.
 
     batches: float32 (N, 3, H, W) each, as the model is fed, or ``datasets.batches(...)``.
-    method: a key of ``ranges.METHODS``.
     images_sha256: ``CocoPersons.image_list_sha256`` of the crops, noted in the table.
     crops: how many crops will come, for the progress display.
-    equalized: scale the channels of the graph first, so that INT8 suits them (``factors.py``).
 
     Raises GraphError when ``graph`` is no usable ONNX file, CalibrationError when it cannot be quantised,
     OutputError when ``output`` cannot be written.
     """
-    table = calibrate(graph, batches, method, images_sha256, progress, crops, equalized)
-    write_quantized(graph, table, output)
+    seen = _observe(graph, batches, recipe, progress, crops)
+    table = _table(graph, seen, recipe, images_sha256)
+    model = equalized_graph(graph, table)
+    placement = plan_quantization(model, graph).without(table.excluded)
+    moments = {
+        layer: found.moments.scaled(np.array(table.channel_factors[found.tensor]))
+        if table.channel_factors
+        else found.moments
+        for layer, found in seen.patches.items()
+    }
+    rounded = round_layers(model, placement, moments, progress)
+    save_graph(insert_qdq(rounded.model, table, placement, rounded.weights), output)
     return table
 
 
 def calibrate(
     graph: Path,
     batches: Iterable[Batch],
-    method: str = "mse",
+    recipe: Recipe = DEFAULT,
     images_sha256: str | None = None,
     progress: Progress = SILENT,
     crops: int | None = None,
-    equalized: bool = True,
 ) -> CalibrationTable:
     """The calibration table of ``quantize``, without a graph being written."""
-    if method not in METHODS:
-        raise CalibrationError(f"unknown calibration method {method!r}; there are {', '.join(METHODS)}")
+    seen = _observe(graph, batches, replace(recipe, rounded=False), progress, crops)
+    return _table(graph, seen, recipe, images_sha256)
+
+
+def _observe(
+    graph: Path, batches: Iterable[Batch], recipe: Recipe, progress: Progress, crops: int | None
+) -> Observation:
     model = load_graph(graph)
     placement = plan_quantization(model, graph)
-    seen = observe(model, batches, placement.activations, progress, crops)
+    layers = (weight.node for weight in placement.weights) if recipe.rounded else ()
+    return observe(
+        model, batches, placement.activations, progress, crops, patch_observers(Topology(model), layers)
+    )
+
+
+def _table(graph: Path, seen: Observation, recipe: Recipe, images_sha256: str | None) -> CalibrationTable:
     statistics: Mapping[str, TensorStatistics] = seen.tensors
     factors: dict[str, Factors] = {}
-    if equalized:
-        factors = channel_factors(model, placement, statistics)
+    if recipe.equalized:
+        model = load_graph(graph)
+        factors = channel_factors(model, plan_quantization(model, graph), statistics)
         statistics = {tensor: found.scaled(factors[tensor]) for tensor, found in statistics.items()}
-    ranges = METHODS[method](statistics)
+    ranges = METHODS[recipe.method](statistics)
     return CalibrationTable(
         sha256_file(graph),
         images_sha256,
@@ -89,7 +112,8 @@ def _tensor_range(seen: TensorStatistics, amax: float) -> TensorRange:
 
 
 def write_quantized(graph: Path, table: CalibrationTable, output: Path) -> Placement:
-    """Write the INT8 form of ``graph`` by the ranges in ``table``; return what was quantised.
+    """Write the INT8 form of ``graph`` by the ranges in ``table``, each weight at its nearest level; return
+    what was quantised.
 
     Raises CalibrationError when the table belongs to another graph.
     """

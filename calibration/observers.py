@@ -3,8 +3,9 @@
 Every tensor has an Observer that is updated batch by batch and holds a fixed number of figures.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..errors import CalibrationError
 from ..progress import SILENT, Progress
 from .datasets import PersonCrops
 from .imagenet import ImageBatch
+from .patches import PatchMoments, PatchObserver
 from .statistics import Observer, TensorStatistics
 from .topology import Topology
 
@@ -24,12 +26,25 @@ Batch: TypeAlias = NDArray[np.float32] | PersonCrops | ImageBatch
 _CROPS_PER_RUN = 2
 
 
+@dataclass(frozen=True, eq=False)
+class LayerPatches:
+    """The moments of a layer's patches, and the tensor that it reads."""
+
+    tensor: str
+    moments: PatchMoments
+
+
 @dataclass(frozen=True)
 class Observation:
-    """What one pass over the crops saw: statistics by tensor, in the order asked for, of so many crops."""
+    """What one pass over the crops saw.
+
+    tensors: statistics by tensor, in the order asked for. crops: how many there were.
+    patches: what the layers saw that were asked for.
+    """
 
     tensors: dict[str, TensorStatistics]
     crops: int
+    patches: dict[str, LayerPatches]
 
 
 def observe(
@@ -38,11 +53,13 @@ def observe(
     tensors: Sequence[str],
     progress: Progress = SILENT,
     crops: int | None = None,
+    patches: Mapping[str, PatchObserver] = MappingProxyType({}),
 ) -> Observation:
     """Run ``batches`` through ``model`` on the CPU and gather statistics of the named tensors.
 
     batches: float32 (N, 3, H, W) each, or the batches of a dataset, whose names messages then use.
     crops: how many crops will come, where that is known: for the progress display only.
+    patches: observers by layer, each of which reads one of ``tensors``.
 
     Raises CalibrationError when there is nothing to run, when a tensor does not exist, when a batch does not
     fit the graph, and at NaN or infinity, naming the tensor and the crop.
@@ -56,11 +73,17 @@ def observe(
             values = dict(zip(computed, _run(session, computed, feed, pixels, names), strict=True))
             for tensor, observer in observers.items():
                 _update(observer, tensor, values.get(tensor, pixels), names)
+            for watcher in patches.values():
+                watcher.update(values.get(watcher.tensor, pixels))
             done += len(pixels)
             task.update(done)
     if not done:
         raise CalibrationError("there are no crops to calibrate with; give more images")
-    return Observation({tensor: observer.result() for tensor, observer in observers.items()}, done)
+    return Observation(
+        {tensor: observer.result() for tensor, observer in observers.items()},
+        done,
+        {layer: LayerPatches(watcher.tensor, watcher.result()) for layer, watcher in patches.items()},
+    )
 
 
 def _observing_session(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[Any, str]:

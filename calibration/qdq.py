@@ -4,7 +4,9 @@ Weights become int8 initializers with a DequantizeLinear; activations pass a Qua
 DequantizeLinear. All scales are symmetric: zero point 0.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,15 @@ class QuantisedArray:
     scale: NDArray[np.float32]
 
 
-def insert_qdq(model: onnx.ModelProto, table: CalibrationTable, placement: Placement) -> onnx.ModelProto:
+def insert_qdq(
+    model: onnx.ModelProto,
+    table: CalibrationTable,
+    placement: Placement,
+    weights: Mapping[str, QuantisedArray] = MappingProxyType({}),
+) -> onnx.ModelProto:
     """A copy of ``model`` with Q/DQ at ``placement``, scales from ``table``; equal inputs give equal bytes.
+
+    weights: constants that are rounded already, with scales on axis 0; the others are rounded to the nearest.
 
     Raises CalibrationError when the table lacks a tensor, when weights hold NaN or infinity, and when the
     result is not valid ONNX.
@@ -38,7 +47,7 @@ def insert_qdq(model: onnx.ModelProto, table: CalibrationTable, placement: Place
         raise CalibrationError(f"the calibration table has no range for {missing[0]!r}; calibrate again")
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    editor = _QdqEditor(result, table, placement)
+    editor = _QdqEditor(result, table, placement, weights)
     editor.rewrite()
     try:
         onnx.checker.check_model(result, full_check=True)
@@ -62,12 +71,26 @@ def quantize_weights(weights: NDArray[np.float32], axis: int | None) -> Quantise
     return QuantisedArray(np.clip(levels, -LARGEST_INT8, LARGEST_INT8).astype(np.int8), scale)
 
 
+def require_finite(name: str, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``weights``; CalibrationError, which names them, when they hold NaN or infinity."""
+    if not np.isfinite(weights).all():
+        raise CalibrationError(f"the weights {name!r} hold NaN or infinity; check the checkpoint")
+    return weights
+
+
 class _QdqEditor:
     """Rewrites one graph; nodes keep their order, each Q/DQ pair comes just before its first reader."""
 
-    def __init__(self, model: onnx.ModelProto, table: CalibrationTable, placement: Placement) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        table: CalibrationTable,
+        placement: Placement,
+        weights: Mapping[str, QuantisedArray],
+    ) -> None:
         self._graph = model.graph
         self._table = table
+        self._rounded = weights
         self._topology = Topology(model)
         self._names = self._topology.names()
         self._inputs = {(site.node, site.index): site.tensor for site in placement.inputs}
@@ -110,11 +133,9 @@ class _QdqEditor:
         if key not in self._weights_done:
             weights = self._topology.constant(site.tensor)
             assert weights is not None  # the plan quantises constants only
-            if not np.isfinite(weights).all():
-                raise CalibrationError(
-                    f"the weights {site.tensor!r} hold NaN or infinity; check the checkpoint"
-                )
-            array = quantize_weights(weights, site.axis)
+            array = self._rounded.get(site.tensor) or quantize_weights(
+                require_finite(site.tensor, weights), site.axis
+            )
             names = [
                 self._constant(f"{site.tensor}/quantized", array.values),
                 self._constant(f"{site.tensor}/scale", array.scale),

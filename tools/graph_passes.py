@@ -21,6 +21,7 @@ from onnx import ModelProto
 
 from posedge.calibration.calibrate import quantize
 from posedge.calibration.half import write_float16
+from posedge.calibration.recipe import Recipe
 from posedge.engines import BatchProfile, build_engine
 from posedge.errors import PosedgeError
 from posedge.export.graph_cost import cost_of
@@ -90,7 +91,7 @@ def _engine_sizes(model: ModelProto, folder: Path) -> Iterator[int]:
     graph, half, int8 = (folder / f"{name}.onnx" for name in ("fp32", "fp16", "int8"))
     save_graph(model, graph)
     write_float16(graph, half)
-    quantize(graph, (random_batch(spec_of(model), 1, seed) for seed in range(2)), int8, "minmax")
+    quantize(graph, (random_batch(spec_of(model), 1, seed) for seed in range(2)), int8, Recipe("minmax"))
     for path in (graph, half, int8):
         engine = path.with_suffix(".engine")
         yield build_engine(path, engine, _PROFILE, flavour="tensorrt_rtx", time_limit_s=1800).engine_bytes

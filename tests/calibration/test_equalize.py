@@ -14,6 +14,7 @@ from posedge.calibration.equalize import equalize
 from posedge.calibration.factors import Factors, channel_factors
 from posedge.calibration.observers import observe
 from posedge.calibration.placement import plan
+from posedge.calibration.recipe import Recipe
 from posedge.calibration.statistics import TensorStatistics
 from posedge.errors import CalibrationError
 from posedge.export.graphs import load_graph, random_batch, run_graph, serialize
@@ -110,7 +111,10 @@ def test_int8_comes_closer(name: str, tmp_path: Path) -> None:
     for equalized in (False, True):
         path = tmp_path / f"{equalized}.onnx"
         quantize(
-            tmp_path / "float.onnx", [batch(seed) for seed in range(4)], path, "minmax", equalized=equalized
+            tmp_path / "float.onnx",
+            [batch(seed) for seed in range(4)],
+            path,
+            Recipe("minmax", equalized, rounded=False),
         )
         before, after = (run_graph(graph, batch(9))["maps"] for graph in (model, onnx.load(path)))
         errors[equalized] = float(np.square(after - before).mean())

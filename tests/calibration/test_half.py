@@ -9,6 +9,7 @@ from onnx import TensorProto, numpy_helper, parser
 
 from posedge.calibration.calibrate import quantize
 from posedge.calibration.half import to_float16, write_float16
+from posedge.calibration.recipe import Recipe
 from posedge.errors import CalibrationError
 from posedge.export.graphs import load_graph, run_graph, spec_of
 
@@ -144,7 +145,7 @@ def test_a_constant_node_too_large_for_float16_is_named() -> None:
 
 
 def test_a_quantised_graph_is_refused(residual_net: Path, residual_crops, tmp_path: Path) -> None:
-    quantize(residual_net, residual_crops[:1], tmp_path / "int8.onnx", "minmax", equalized=False)
+    quantize(residual_net, residual_crops[:1], tmp_path / "int8.onnx", Recipe("minmax", False, False))
     with pytest.raises(CalibrationError, match=r"DequantizeLinear|QuantizeLinear.*float32 graph"):
         write_float16(tmp_path / "int8.onnx", tmp_path / "half.onnx")
     assert not (tmp_path / "half.onnx").exists()

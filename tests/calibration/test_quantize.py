@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from posedge.calibration.calibrate import calibrate, plan_quantization, quantize, write_quantized
 from posedge.calibration.placement import Placement
 from posedge.calibration.qdq import insert_qdq, quantize_weights
+from posedge.calibration.recipe import Recipe
 from posedge.calibration.table import CalibrationTable, TensorRange, load_table
 from posedge.errors import CalibrationError
 from posedge.export.graphs import load_graph, run_graph, spec_of
@@ -81,7 +82,7 @@ def test_a_channel_of_zeros_has_a_positive_scale() -> None:
 
 def test_the_graph_computes_what_numpy_fakes(tmp_path: Path) -> None:
     graph = two_layers(tmp_path / "two.onnx")
-    table = quantize(graph, [pixels(1), pixels(2)], tmp_path / "int8.onnx", "minmax", equalized=False)
+    table = quantize(graph, [pixels(1), pixels(2)], tmp_path / "int8.onnx", Recipe("minmax", False, False))
     quantized = load_graph(tmp_path / "int8.onnx")
     x = pixels(3) * np.float32(1.2)  # some of it lies outside the calibrated range and saturates
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in load_graph(graph).graph.initializer}
@@ -99,7 +100,9 @@ def test_the_graph_computes_what_numpy_fakes(tmp_path: Path) -> None:
 
 
 def test_scales_zero_points_and_weights_have_the_form_that_tensorrt_takes(tmp_path: Path) -> None:
-    quantize(two_layers(tmp_path / "two.onnx"), [pixels()], tmp_path / "int8.onnx", equalized=False)
+    quantize(
+        two_layers(tmp_path / "two.onnx"), [pixels()], tmp_path / "int8.onnx", Recipe("mse", False, False)
+    )
     model = load_graph(tmp_path / "int8.onnx")
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     assert "w1" not in constants, "the float weights are gone"
@@ -151,7 +154,7 @@ def test_int8_follows_float_on_a_residual_network(residual_net: Path, residual_c
 
 def test_a_dead_tensor_leaves_its_readers_in_float(tmp_path: Path) -> None:
     graph = two_layers(tmp_path / "two.onnx", dead=True)
-    table = quantize(graph, [pixels()], tmp_path / "int8.onnx", "minmax", equalized=False)
+    table = quantize(graph, [pixels()], tmp_path / "int8.onnx", Recipe("minmax", False, False))
     assert dict(table.excluded) == {"r": "it was zero on every crop"}
     assert list(table.tensors) == ["x"]
     placement = write_quantized(graph, table, tmp_path / "int8.onnx")
@@ -210,7 +213,7 @@ def test_a_graph_without_layers_to_quantise_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_method_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="'entropie'; there are minmax, percentile, mse, entropy"):
-        calibrate(two_layers(tmp_path / "two.onnx"), [pixels()], "entropie")
+        calibrate(two_layers(tmp_path / "two.onnx"), [pixels()], Recipe("entropie"))
 
 
 def test_a_table_that_lacks_a_tensor_or_is_anothers_is_refused(tmp_path: Path) -> None:

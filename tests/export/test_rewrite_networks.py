@@ -13,6 +13,7 @@ from torch import nn
 from posedge.calibration.calibrate import quantize
 from posedge.calibration.half import write_float16
 from posedge.calibration.placement import plan
+from posedge.calibration.recipe import Recipe
 from posedge.engines import BatchProfile, build_engine
 from posedge.engines.lint import lint
 from posedge.errors import GraphError
@@ -116,7 +117,7 @@ def builds_in_every_precision(
 def int8_ranges(graph: onnx.ModelProto, batch: np.ndarray, source: Path, path: Path) -> dict[str, float]:
     """Write ``graph`` to ``source`` and its INT8 form to ``path``; the largest value of each INT8 tensor."""
     save_graph(graph, source)
-    table = quantize(source, [batch], path, "minmax", equalized=False)
+    table = quantize(source, [batch], path, Recipe("minmax", False, False))
     return {name: entry.amax for name, entry in table.tensors.items()}
 
 

@@ -11,6 +11,7 @@ from posedge.benchmarks.accuracy import evaluate
 from posedge.calibration.calibrate import plan_quantization, quantize, write_quantized
 from posedge.calibration.datasets import CocoPersons, batches
 from posedge.calibration.half import write_float16
+from posedge.calibration.recipe import Recipe
 from posedge.calibration.table import CalibrationTable
 from posedge.export.graphs import load_graph, run_graph
 from posedge.runtime.preprocess import Preprocessor
@@ -36,7 +37,7 @@ def quantized(
     dataset = CocoPersons.load(coco / "train.json", coco / "images").take(12)
     path = tmp_path_factory.mktemp("int8") / "int8.onnx"
     stream = batches(dataset, Preprocessor(tinypose_spec), 8)
-    return path, quantize(tinypose, stream, path, "minmax", dataset.image_list_sha256, equalized=False)
+    return path, quantize(tinypose, stream, path, Recipe("minmax", False, False), dataset.image_list_sha256)
 
 
 def peaks(heatmaps: NDArray[np.float32]) -> NDArray[np.intp]:

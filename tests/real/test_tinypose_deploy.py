@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from posedge.calibration.recipe import Recipe
 from posedge.deploy import Outcome, deploy
 from posedge.options import DataPaths, DeployOptions
 from posedge.runtime.spec import ModelSpec
@@ -23,8 +24,7 @@ def outcome(
         data=DataPaths(coco / "val.json", coco / "images", coco / "train.json"),
         spec=spec,
         flip_test=False,
-        calibration_method="minmax",
-        equalize=False,
+        recipe=Recipe("minmax", equalized=False, rounded=False),
         batch_sizes=(8,),
         seconds=0.5,
     )

@@ -12,6 +12,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from posedge.calibration.calibrate import quantize
 from posedge.calibration.half import write_float16
+from posedge.calibration.recipe import Recipe
 from posedge.engines import BatchProfile, build_engine
 from posedge.engines.lint import lint
 from posedge.export.graphs import run_graph
@@ -158,7 +159,7 @@ def builds(tmp_path: Path) -> Callable[[ModelProto, Net], None]:
         paths = [tmp_path / f"{name}.onnx" for name in ("fp32", "fp16", "int8")]
         onnx.save(model, paths[0])
         write_float16(paths[0], paths[1])
-        quantize(paths[0], [net.batch(4)], paths[2], "minmax")
+        quantize(paths[0], [net.batch(4)], paths[2], Recipe("minmax"))
         quantised = run_graph(onnx.load(paths[2]), net.batch(4))
         for name, expected in run_graph(model, net.batch(4)).items():
             assert relative_difference(expected, quantised[name]) < 0.1
