@@ -130,15 +130,16 @@ def _calibrate(job: _Job) -> None:
     if data is None:
         return
     method, equalized, images = job.options.calibration_method, job.options.equalize, data.images_sha256
+    target = job.options.target
 
     def work() -> None:
         crops = data.batches(job.spec, _CALIBRATION_BATCH)
         table = quantize(
-            reference, crops, job.graph("int8"), method, images, job.progress, data.count, equalized
+            reference, crops, job.graph("int8"), method, images, job.progress, data.count, equalized, target
         )
         table.save(job.directory / "calibration.json")
 
-    inputs |= {"images": images, "method": method, "equalized": equalized}
+    inputs |= {"images": images, "method": method, "equalized": equalized, "target": target}
     job.stage("int8", inputs, ("int8.onnx", "calibration.json"), work)
 
 
@@ -230,7 +231,7 @@ def _calibration_line(job: _Job) -> str:
     data, options = job.calibration_data, job.options
     if data is None:
         return "none"
-    line = f"{options.calibration_method} ranges of {data.described}"
+    line = f"{options.calibration_method} ranges of {data.described}, placed for {options.target}"
     if options.equalize:
         line += ", channels equalised"
     shared = len(data.image_paths & job.data.image_paths)

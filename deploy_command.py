@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import count, fraction, seconds
+from .calibration.targets import DEFAULT_TARGET, TARGETS
 from .export_command import add_graph_options, add_source, graph_options
 
 if TYPE_CHECKING:
@@ -74,6 +75,12 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="leave the channels' sizes as they are; INT8 of many pose models collapses then",
     )
+    work.add_argument(
+        "--target",
+        choices=tuple(TARGETS),
+        default=DEFAULT_TARGET,
+        help=f"who will run the INT8 graph, which decides what is quantised (default: {DEFAULT_TARGET})",
+    )
     work.add_argument("--calibration-crops", type=count, default=128, help="default: 128")
     work.add_argument("--batch-profile", type=_profile, default=(1, 8, 32), help="MIN,OPT,MAX of the engines")
     work.add_argument(
@@ -104,6 +111,7 @@ def run_deploy(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
         profile=BatchProfile(*options.batch_profile),
         calibration_method=options.calibration_method,
         equalize=options.equalize,
+        target=options.target,
         calibration_crops=options.calibration_crops,
         limit=options.limit,
         batch_sizes=options.batch_sizes,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .calibration.datasets import GROUND_TRUTH
 from .calibration.imagenet import class_folders
+from .calibration.targets import DEFAULT_TARGET, TARGETS
 from .engines import BatchProfile
 from .errors import DataError
 from .export.graph_options import PLAIN, GraphOptions
@@ -15,6 +16,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 _EXPECTED = {
     "precisions": f"Choose from {', '.join(PRECISIONS)}",
+    "target": f"Choose from {', '.join(TARGETS)}",
     "max_drop": "Give a number from 0 to 1",
     "calibration_crops and batch_sizes": "Give positive numbers",
     "limit": "Give a positive number, or None for all persons",
@@ -87,7 +89,8 @@ class DeployOptions:
     profile: batch sizes of the engines. batch_sizes: those to time, each for ``seconds``. threads: of the CPU
         session.
     calibration_method: how INT8 ranges are chosen, a key of ``calibration.ranges.METHODS``; equalize: scale
-        channels to equal sizes first.
+        channels to equal sizes first. target: who will run the INT8 graph, a key of
+        ``calibration.targets.TARGETS``.
     graph: rewrites of the exported graph that suit one accelerator and not another.
     notes: lines for the report, such as that the pictures are drawn.
 
@@ -106,6 +109,7 @@ class DeployOptions:
     profile: BatchProfile = field(default_factory=BatchProfile)
     calibration_method: str = "mse"
     equalize: bool = True
+    target: str = DEFAULT_TARGET
     calibration_crops: int = 128
     limit: int | None = None
     batch_sizes: tuple[int, ...] = (1, 8)
@@ -119,6 +123,7 @@ class DeployOptions:
         counts = (self.calibration_crops, *self.batch_sizes)
         checks = {
             "precisions": set(self.precisions) <= set(PRECISIONS),
+            "target": self.target in TARGETS,
             "max_drop": 0 <= self.max_drop <= 1,
             "calibration_crops and batch_sizes": min(counts) >= 1,
             "limit": self.limit is None or self.limit >= 1,

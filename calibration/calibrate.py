@@ -21,6 +21,7 @@ from .qdq import insert_qdq
 from .ranges import METHODS
 from .statistics import TensorStatistics
 from .table import CalibrationTable, TensorRange
+from .targets import DEFAULT_TARGET
 
 # per-channel scales came with this version of QuantizeLinear
 OLDEST_OPSET = 13
@@ -35,6 +36,7 @@ def quantize(
     progress: Progress = SILENT,
     crops: int | None = None,
     equalized: bool = True,
+    target: str = DEFAULT_TARGET,
 ) -> CalibrationTable:
     """Calibrate the float32 graph with ``batches``, write its INT8 form to ``output``, return the table.
 
@@ -43,11 +45,12 @@ def quantize(
     images_sha256: ``CocoPersons.image_list_sha256`` of the crops, noted in the table.
     crops: how many crops will come, for the progress display.
     equalized: scale the channels of the graph first, so that INT8 suits them (``factors.py``).
+    target: who will run the graph, a key of ``targets.TARGETS``.
 
     Raises GraphError when ``graph`` is no usable ONNX file, CalibrationError when it cannot be quantised,
     OutputError when ``output`` cannot be written.
     """
-    table = calibrate(graph, batches, method, images_sha256, progress, crops, equalized)
+    table = calibrate(graph, batches, method, images_sha256, progress, crops, equalized, target)
     write_quantized(graph, table, output)
     return table
 
@@ -60,12 +63,13 @@ def calibrate(
     progress: Progress = SILENT,
     crops: int | None = None,
     equalized: bool = True,
+    target: str = DEFAULT_TARGET,
 ) -> CalibrationTable:
     """The calibration table of ``quantize``, without a graph being written."""
     if method not in METHODS:
         raise CalibrationError(f"unknown calibration method {method!r}; there are {', '.join(METHODS)}")
     model = load_graph(graph)
-    placement = plan_quantization(model, graph)
+    placement = plan_quantization(model, graph, target)
     seen = observe(model, batches, placement.activations, progress, crops)
     statistics: Mapping[str, TensorStatistics] = seen.tensors
     factors: dict[str, Factors] = {}
@@ -81,6 +85,7 @@ def calibrate(
         {tensor: _tensor_range(statistics[tensor], amax) for tensor, amax in ranges.amax.items()},
         dict(ranges.excluded),
         {tensor: tuple(map(float, channels)) for tensor, channels in factors.items()},
+        target,
     )
 
 
@@ -98,12 +103,12 @@ def write_quantized(graph: Path, table: CalibrationTable, output: Path) -> Place
     if table.channel_factors:
         factors = {tensor: np.array(channels) for tensor, channels in table.channel_factors.items()}
         model = equalize(model, factors)
-    placement = plan_quantization(model, graph).without(table.excluded)
+    placement = plan_quantization(model, graph, table.target).without(table.excluded)
     save_graph(insert_qdq(model, table, placement), output)
     return placement
 
 
-def plan_quantization(model: onnx.ModelProto, graph: Path) -> Placement:
+def plan_quantization(model: onnx.ModelProto, graph: Path, target: str = DEFAULT_TARGET) -> Placement:
     """``placement.plan`` for a graph that can be quantised at all; CalibrationError says why it cannot."""
     operators = {node.op_type for node in model.graph.node}
     if operators & {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}:
@@ -114,7 +119,7 @@ def plan_quantization(model: onnx.ModelProto, graph: Path) -> Placement:
             f"{graph}: its opset is {opset}; scales for each channel need {OLDEST_OPSET} or later. "
             "Export it again, or convert it with onnx.version_converter."
         )
-    placement = plan(model)
+    placement = plan(model, target)
     if not placement.inputs:
         reasons = "; ".join(f"{layer.node}: {layer.reason}" for layer in placement.float_layers[:3])
         raise CalibrationError(f"{graph}: no layer of it can be quantised ({reasons or 'it has none'})")

@@ -12,7 +12,8 @@
       "excluded": {"relu_7": "it was zero on every crop"},
       "channel_factors": {            what equalisation multiplies each channel by; {} without it
         "input": [1.0, 1.0, 1.0]
-      }
+      },
+      "target": "tensorrt-rtx"        for whom layers were chosen: a key of targets.TARGETS
     }
 
 Ranges are those of the equalised graph, which follows from the float32 graph and ``channel_factors``.
@@ -29,6 +30,7 @@ from typing import Any
 
 from ..errors import CalibrationError
 from ..files import sha256_file, write_text
+from .targets import DEFAULT_TARGET, TARGETS
 
 SCHEMA = 3
 
@@ -53,6 +55,7 @@ class CalibrationTable:
     tensors: Mapping[str, TensorRange]
     excluded: Mapping[str, str]
     channel_factors: Mapping[str, tuple[float, ...]]
+    target: str = DEFAULT_TARGET
 
     def save(self, path: Path) -> None:
         """Write the table as JSON. Raises OutputError."""
@@ -97,6 +100,8 @@ def _from_document(document: dict[str, Any]) -> CalibrationTable:
     images, excluded = document["images_sha256"], document["excluded"]
     if not isinstance(document["graph_sha256"], str) or not isinstance(images, str | None):
         raise TypeError("a SHA-256 is a string")
+    if document["target"] not in TARGETS:
+        raise ValueError(f"unknown target {document['target']!r}; there are {', '.join(TARGETS)}")
     return CalibrationTable(
         document["graph_sha256"],
         images,
@@ -105,4 +110,5 @@ def _from_document(document: dict[str, Any]) -> CalibrationTable:
         tensors,
         {str(name): str(reason) for name, reason in excluded.items()},
         {str(name): tuple(map(float, found)) for name, found in document["channel_factors"].items()},
+        document["target"],
     )
