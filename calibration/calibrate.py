@@ -11,6 +11,7 @@ import onnx
 
 from ..errors import CalibrationError
 from ..export.graphs import load_graph, opset_of, save_graph
+from ..export.passes.fold_bias import FoldBias
 from ..files import sha256_file
 from ..progress import SILENT, Progress
 from .equalize import equalize
@@ -68,7 +69,7 @@ def calibrate(
     """The calibration table of ``quantize``, without a graph being written."""
     if method not in METHODS:
         raise CalibrationError(f"unknown calibration method {method!r}; there are {', '.join(METHODS)}")
-    model = load_graph(graph)
+    model = _with_biases(load_graph(graph))
     placement = plan_quantization(model, graph, target)
     seen = observe(model, batches, placement.activations, progress, crops)
     statistics: Mapping[str, TensorStatistics] = seen.tensors
@@ -99,13 +100,18 @@ def write_quantized(graph: Path, table: CalibrationTable, output: Path) -> Place
     Raises CalibrationError when the table belongs to another graph.
     """
     table.require_graph(graph)
-    model = load_graph(graph)
+    model = _with_biases(load_graph(graph))
     if table.channel_factors:
         factors = {tensor: np.array(channels) for tensor, channels in table.channel_factors.items()}
         model = equalize(model, factors)
     placement = plan_quantization(model, graph, table.target).without(table.excluded)
     save_graph(insert_qdq(model, table, placement), output)
     return placement
+
+
+def _with_biases(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same function with every bias in its layer, not in an Add behind it, which INT8 could not use."""
+    return FoldBias().edit(model)
 
 
 def plan_quantization(model: onnx.ModelProto, graph: Path, target: str = DEFAULT_TARGET) -> Placement:
