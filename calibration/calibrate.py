@@ -14,6 +14,7 @@ from ..export.graphs import load_graph, opset_of, save_graph
 from ..export.passes.fold_bias import FoldBias
 from ..files import sha256_file
 from ..progress import SILENT, Progress
+from .bias import bias_corrections, correct_biases
 from .equalize import equalize
 from .factors import Factors, channel_factors
 from .observers import Batch, observe
@@ -38,6 +39,7 @@ def quantize(
     crops: int | None = None,
     equalized: bool = True,
     target: str = DEFAULT_TARGET,
+    bias_correction: bool = True,
 ) -> CalibrationTable:
     """Calibrate the float32 graph with ``batches``, write its INT8 form to ``output``, return the table.
 
@@ -47,11 +49,14 @@ def quantize(
     crops: how many crops will come, for the progress display.
     equalized: scale the channels of the graph first, so that INT8 suits them (``factors.py``).
     target: who will run the graph, a key of ``targets.TARGETS``.
+    bias_correction: take what rounding of the weights does to means out of the biases (``bias.py``).
 
     Raises GraphError when ``graph`` is no usable ONNX file, CalibrationError when it cannot be quantised,
     OutputError when ``output`` cannot be written.
     """
-    table = calibrate(graph, batches, method, images_sha256, progress, crops, equalized, target)
+    table = calibrate(
+        graph, batches, method, images_sha256, progress, crops, equalized, target, bias_correction
+    )
     write_quantized(graph, table, output)
     return table
 
@@ -65,6 +70,7 @@ def calibrate(
     crops: int | None = None,
     equalized: bool = True,
     target: str = DEFAULT_TARGET,
+    bias_correction: bool = True,
 ) -> CalibrationTable:
     """The calibration table of ``quantize``, without a graph being written."""
     if method not in METHODS:
@@ -78,6 +84,11 @@ def calibrate(
         factors = channel_factors(model, placement, statistics)
         statistics = {tensor: found.scaled(factors[tensor]) for tensor, found in statistics.items()}
     ranges = METHODS[method](statistics)
+    corrections = {}
+    if bias_correction:
+        scaled = equalize(model, factors) if factors else model
+        rounded = plan_quantization(scaled, graph, target).without(ranges.excluded)
+        corrections = bias_corrections(scaled, rounded, statistics)
     return CalibrationTable(
         sha256_file(graph),
         images_sha256,
@@ -87,6 +98,7 @@ def calibrate(
         dict(ranges.excluded),
         {tensor: tuple(map(float, channels)) for tensor, channels in factors.items()},
         target,
+        {layer: tuple(map(float, found)) for layer, found in corrections.items()},
     )
 
 
@@ -104,6 +116,9 @@ def write_quantized(graph: Path, table: CalibrationTable, output: Path) -> Place
     if table.channel_factors:
         factors = {tensor: np.array(channels) for tensor, channels in table.channel_factors.items()}
         model = equalize(model, factors)
+    if table.bias_corrections:
+        added = {layer: np.array(channels) for layer, channels in table.bias_corrections.items()}
+        model = correct_biases(model, added)
     placement = plan_quantization(model, graph, table.target).without(table.excluded)
     save_graph(insert_qdq(model, table, placement), output)
     return placement

@@ -13,7 +13,10 @@
       "channel_factors": {            what equalisation multiplies each channel by; {} without it
         "input": [1.0, 1.0, 1.0]
       },
-      "target": "tensorrt-rtx"        for whom layers were chosen: a key of targets.TARGETS
+      "target": "tensorrt-rtx",       for whom layers were chosen: a key of targets.TARGETS
+      "bias_corrections": {           what is added to the biases of layers; {} without it
+        "conv_1": [0.01, -0.02]
+      }
     }
 
 Ranges are those of the equalised graph, which follows from the float32 graph and ``channel_factors``.
@@ -24,7 +27,7 @@ Ranges are those of the equalised graph, which follows from the float32 graph an
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,7 @@ class CalibrationTable:
     excluded: Mapping[str, str]
     channel_factors: Mapping[str, tuple[float, ...]]
     target: str = DEFAULT_TARGET
+    bias_corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the table as JSON. Raises OutputError."""
@@ -111,4 +115,5 @@ def _from_document(document: dict[str, Any]) -> CalibrationTable:
         {str(name): str(reason) for name, reason in excluded.items()},
         {str(name): tuple(map(float, found)) for name, found in document["channel_factors"].items()},
         document["target"],
+        {str(name): tuple(map(float, found)) for name, found in document["bias_corrections"].items()},
     )

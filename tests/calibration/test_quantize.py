@@ -81,7 +81,8 @@ def test_a_channel_of_zeros_has_a_positive_scale() -> None:
 
 def test_the_graph_computes_what_numpy_fakes(tmp_path: Path) -> None:
     graph = two_layers(tmp_path / "two.onnx")
-    table = quantize(graph, [pixels(1), pixels(2)], tmp_path / "int8.onnx", "minmax", equalized=False)
+    batches, int8 = [pixels(1), pixels(2)], tmp_path / "int8.onnx"
+    table = quantize(graph, batches, int8, "minmax", equalized=False, bias_correction=False)
     quantized = load_graph(tmp_path / "int8.onnx")
     x = pixels(3) * np.float32(1.2)  # some of it lies outside the calibrated range and saturates
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in load_graph(graph).graph.initializer}
@@ -99,7 +100,8 @@ def test_the_graph_computes_what_numpy_fakes(tmp_path: Path) -> None:
 
 
 def test_scales_zero_points_and_weights_have_the_form_that_tensorrt_takes(tmp_path: Path) -> None:
-    quantize(two_layers(tmp_path / "two.onnx"), [pixels()], tmp_path / "int8.onnx", equalized=False)
+    graph = two_layers(tmp_path / "two.onnx")
+    quantize(graph, [pixels()], tmp_path / "int8.onnx", equalized=False, bias_correction=False)
     model = load_graph(tmp_path / "int8.onnx")
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     assert "w1" not in constants, "the float weights are gone"

@@ -19,6 +19,7 @@ def table() -> CalibrationTable:
         {"relu_2": "it was zero on every crop"},
         {"input": (2.1, 0.1 + 0.2), "relu_1": (1e-30,)},
         "tensorrt",
+        {"conv_1": (-0.1, 0.1 + 0.2)},
     )
 
 
@@ -53,6 +54,7 @@ DAMAGED = [
     (lambda d: d.update(crops="many"), "damaged"),
     (lambda d: d.update(excluded=3), "damaged"),
     (lambda d: d.pop("target"), "damaged .*target"),
+    (lambda d: d.update(bias_corrections={"conv_1": ["0.1a"]}), "damaged"),
     (lambda d: d.update(target="tensorflow"), "unknown target 'tensorflow'; there are tensorrt, "),
 ]
 
