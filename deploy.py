@@ -264,6 +264,7 @@ def _calibration_line(job: _Job) -> str:
     line = f"{options.calibration_method} ranges of {data.described}, placed for {options.target}"
     if options.equalize:
         line += ", channels equalised"
+    line += ", biases corrected"
     shared = len(data.image_paths & job.data.image_paths)
     return line + (f", {shared} of whose images are measured too: the INT8 figures flatter" if shared else "")
 
