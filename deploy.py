@@ -8,6 +8,7 @@ the runtime trust the result. A stage is skipped when its files are there, made 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ from .stages import StageLog
 
 _CALIBRATION_BATCH = 4  # the more crops at once, the more memory for activations
 _VERIFIED_CROPS = 5
+_HALF_CROPS = 16  # extremes of activations, taken with a wide margin, need few crops
+_HALF_LAYERS = "measurements/fp16.float32_layers.json"
+_NAMED_LAYERS = 5
 
 
 @dataclass(frozen=True)
@@ -118,15 +122,14 @@ def _export(job: _Job) -> None:
 
 
 def _calibrate(job: _Job) -> None:
-    """The float16 graph, which needs no data, and the INT8 graph from the ranges of real crops."""
+    """The float16 graph, and the INT8 graph from the ranges of real crops."""
     from .calibration.calibrate import quantize
-    from .calibration.half import write_float16
 
     reference = job.graph(REFERENCE)
     inputs: dict[str, Any] = {"graph": sha256_file(reference)}
-    if "fp16" in job.variants:
-        job.stage("fp16", inputs, ("fp16.onnx",), lambda: write_float16(reference, job.graph("fp16")))
     data = job.calibration_data
+    if "fp16" in job.variants:
+        _half(job, inputs)
     if data is None:
         return
     recipe, images = job.options.recipe, data.images_sha256
@@ -138,6 +141,33 @@ def _calibrate(job: _Job) -> None:
 
     inputs |= {"images": images, "recipe": asdict(recipe)}
     job.stage("int8", inputs, ("int8.onnx", "calibration.json"), work)
+
+
+def _half(job: _Job, inputs: Mapping[str, Any]) -> None:
+    """The float16 graph. Where there are crops, they show which layers must stay float32."""
+    from .calibration.half import write_float16
+
+    data = job.calibration_data
+
+    def work() -> None:
+        crops = None if data is None else data.batches(job.spec, _CALIBRATION_BATCH)
+        observed = None if crops is None else islice(crops, _HALF_CROPS // _CALIBRATION_BATCH)
+        kept = write_float16(job.graph(REFERENCE), job.graph("fp16"), observed)
+        write_text(job.directory / _HALF_LAYERS, json.dumps([asdict(layer) for layer in kept], indent=1))
+
+    images = None if data is None else data.images_sha256
+    job.stage("fp16", {**inputs, "images": images}, ("fp16.onnx", _HALF_LAYERS), work)
+
+
+def _half_notes(job: _Job) -> tuple[str, ...]:
+    """What float16 could not hold, as a line of the report."""
+    record = job.directory / _HALF_LAYERS
+    layers = json.loads(record.read_text("utf-8")) if "fp16" in job.variants and record.is_file() else []
+    if not layers:
+        return ()
+    first = "; ".join(f"{layer['node']} ({layer['reason']})" for layer in layers[:_NAMED_LAYERS])
+    more = f"; and {len(layers) - _NAMED_LAYERS} more" if len(layers) > _NAMED_LAYERS else ""
+    return (f"fp16 keeps {len(layers)} layers in float32: {first}{more}",)
 
 
 def _build(job: _Job, variant: str) -> BuiltEngine | NotMeasured:
@@ -219,7 +249,7 @@ def _as_report(job: _Job, variants: tuple[VariantReport, ...]) -> Report:
         device=device_description(),
         max_drop=options.max_drop,
         variants=variants,
-        notes=(*options.notes, *options.graph.lines, *data.notes),
+        notes=(*options.notes, *options.graph.lines, *data.notes, *_half_notes(job)),
         reference=REFERENCE,
     )
 

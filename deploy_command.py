@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import count, fraction, seconds
+from .calibration.targets import DEFAULT_TARGET, TARGETS
 from .export_command import add_graph_options, add_source, graph_options
 
 if TYPE_CHECKING:
@@ -80,6 +81,12 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="round each weight to its nearest level, whatever that does to the output",
     )
+    work.add_argument(
+        "--target",
+        choices=tuple(TARGETS),
+        default=DEFAULT_TARGET,
+        help=f"who will run the INT8 graph, which decides what is quantised (default: {DEFAULT_TARGET})",
+    )
     work.add_argument("--calibration-crops", type=count, default=128, help="default: 128")
     work.add_argument("--batch-profile", type=_profile, default=(1, 8, 32), help="MIN,OPT,MAX of the engines")
     work.add_argument(
@@ -109,7 +116,12 @@ def run_deploy(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
         precisions=options.precision,
         max_drop=options.max_drop,
         profile=BatchProfile(*options.batch_profile),
-        recipe=Recipe(options.calibration_method, options.equalize, options.round_weights),
+        recipe=Recipe(
+            options.calibration_method,
+            options.equalize,
+            options.round_weights,
+            target=options.target,
+        ),
         calibration_crops=options.calibration_crops,
         limit=options.limit,
         batch_sizes=options.batch_sizes,

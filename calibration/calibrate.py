@@ -1,34 +1,71 @@
 """From a float32 graph and crops to an INT8 graph: the order in which the parts of calibration work.
 
-Statistics of one pass over the crops; factors that equalise the channels; ranges; Q/DQ at the placement.
+Statistics of one pass over the crops; factors that equalise the channels; ranges; levels of the weights and
+corrected biases; Q/DQ at the placement. Read ``calibrate`` first.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from ..errors import CalibrationError
 from ..export.graphs import load_graph, opset_of, save_graph
+from ..export.passes.fold_bias import FoldBias
 from ..files import sha256_file
 from ..progress import SILENT, Progress
+from .bias import bias_corrections, correct_biases
 from .equalize import equalize
 from .factors import Factors, channel_factors
 from .observers import Batch, Observation, observe
-from .patches import patch_observers
+from .patches import PatchMoments, patch_observers
 from .placement import Placement, plan
 from .qdq import insert_qdq
 from .ranges import METHODS
 from .recipe import DEFAULT, Recipe
-from .rounding import round_layers
+from .rounding import NOT_ROUNDED, RoundedLayers, round_layers
 from .statistics import TensorStatistics
 from .table import CalibrationTable, TensorRange
+from .targets import DEFAULT_TARGET
 from .topology import Topology
 
 # per-channel scales came with this version of QuantizeLinear
 OLDEST_OPSET = 13
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """All that the INT8 form of one graph needs.
+
+    table: ranges and factors, and corrections for weights at their nearest levels, as they are saved.
+    model: the float32 graph with biases folded and channels scaled.
+    rounded: levels of weights that are not at their nearest, with the corrections that go with them.
+    """
+
+    table: CalibrationTable
+    model: onnx.ModelProto
+    rounded: RoundedLayers = NOT_ROUNDED
+
+    def placement(self, keep_float: Collection[str] = ()) -> Placement:
+        """Where Q/DQ goes. keep_float: layers, by their first output, that stay in float besides those of the
+        table. Raises CalibrationError at a layer that does not exist."""
+        kept = {*self.table.float_layers, *keep_float}
+        return plan(self.model, self.table.target, kept).without(self.table.excluded)
+
+    def quantized(self, keep_float: Collection[str] = ()) -> onnx.ModelProto:
+        """The INT8 graph; equal inputs give equal bytes."""
+        placement = self.placement(keep_float)
+        corrections = {layer: np.array(added) for layer, added in self.table.bias_corrections.items()}
+        if corrections:
+            corrections |= self.rounded.bias_changes
+        in_int8 = {site.node for site in placement.weights}
+        model = correct_biases(
+            self.model, {layer: added for layer, added in corrections.items() if layer in in_int8}
+        )
+        return insert_qdq(model, self.table, placement, self.rounded.weights)
 
 
 def quantize(
@@ -42,26 +79,11 @@ def quantize(
 ) -> CalibrationTable:
     """Calibrate the float32 graph with ``batches``, write its INT8 form to ``output``, return the table.
 
-    batches: float32 (N, 3, H, W) each, as the model is fed, or ``datasets.batches(...)``.
-    images_sha256: ``CocoPersons.image_list_sha256`` of the crops, noted in the table.
-    crops: how many crops will come, for the progress display.
-
-    Raises GraphError when ``graph`` is no usable ONNX file, CalibrationError when it cannot be quantised,
-    OutputError when ``output`` cannot be written.
+    Arguments and errors are those of ``calibrate``, and OutputError when ``output`` cannot be written.
     """
-    seen = _observe(graph, batches, recipe, progress, crops)
-    table = _table(graph, seen, recipe, images_sha256)
-    model = equalized_graph(graph, table)
-    placement = plan_quantization(model, graph).without(table.excluded)
-    moments = {
-        layer: found.moments.scaled(np.array(table.channel_factors[found.tensor]))
-        if table.channel_factors
-        else found.moments
-        for layer, found in seen.patches.items()
-    }
-    rounded = round_layers(model, placement, moments, progress)
-    save_graph(insert_qdq(rounded.model, table, placement, rounded.weights), output)
-    return table
+    found = calibrate(graph, batches, recipe, images_sha256, progress, crops)
+    save_graph(found.quantized(), output)
+    return found.table
 
 
 def calibrate(
@@ -71,72 +93,72 @@ def calibrate(
     images_sha256: str | None = None,
     progress: Progress = SILENT,
     crops: int | None = None,
-) -> CalibrationTable:
-    """The calibration table of ``quantize``, without a graph being written."""
-    seen = _observe(graph, batches, replace(recipe, rounded=False), progress, crops)
-    return _table(graph, seen, recipe, images_sha256)
+) -> Calibration:
+    """Find the INT8 form of the float32 graph by what ``batches`` show. Nothing is written.
 
+    batches: float32 (N, 3, H, W) each, as the model is fed, or ``datasets.batches(...)``.
+    images_sha256: ``CocoPersons.image_list_sha256`` of the crops, noted in the table.
+    crops: how many crops will come, for the progress display.
 
-def _observe(
-    graph: Path, batches: Iterable[Batch], recipe: Recipe, progress: Progress, crops: int | None
-) -> Observation:
-    model = load_graph(graph)
-    placement = plan_quantization(model, graph)
+    Raises GraphError when ``graph`` is no usable ONNX file, and CalibrationError when it cannot be quantised
+    or the crops do not fit it.
+    """
+    model = _folded(graph)
+    placement = plan_quantization(model, graph, recipe.target)
     layers = (weight.node for weight in placement.weights) if recipe.rounded else ()
-    return observe(
-        model, batches, placement.activations, progress, crops, patch_observers(Topology(model), layers)
-    )
-
-
-def _table(graph: Path, seen: Observation, recipe: Recipe, images_sha256: str | None) -> CalibrationTable:
+    watched = patch_observers(Topology(model), layers)
+    seen = observe(model, batches, placement.activations, progress, crops, watched)
     statistics: Mapping[str, TensorStatistics] = seen.tensors
     factors: dict[str, Factors] = {}
     if recipe.equalized:
-        model = load_graph(graph)
-        factors = channel_factors(model, plan_quantization(model, graph), statistics)
+        factors = channel_factors(model, placement, statistics)
+        model = equalize(model, factors)
         statistics = {tensor: found.scaled(factors[tensor]) for tensor, found in statistics.items()}
     ranges = METHODS[recipe.method](statistics)
-    return CalibrationTable(
+    placement = plan(model, recipe.target).without(ranges.excluded)
+    corrections = bias_corrections(model, placement, statistics) if recipe.corrected else {}
+    rounded = round_layers(model, placement, _scaled_moments(seen, factors), progress)
+    table = CalibrationTable(
         sha256_file(graph),
         images_sha256,
         ranges.method,
         seen.crops,
         {tensor: _tensor_range(statistics[tensor], amax) for tensor, amax in ranges.amax.items()},
         dict(ranges.excluded),
-        {tensor: tuple(map(float, channels)) for tensor, channels in factors.items()},
+        _as_tuples(factors),
+        recipe.target,
+        _as_tuples(corrections),
     )
-
-
-def _tensor_range(seen: TensorStatistics, amax: float) -> TensorRange:
-    return TensorRange(float(seen.minimum.min()), float(seen.maximum.max()), amax)
+    return Calibration(table, model, rounded)
 
 
 def write_quantized(graph: Path, table: CalibrationTable, output: Path) -> Placement:
-    """Write the INT8 form of ``graph`` by the ranges in ``table``, each weight at its nearest level; return
-    what was quantised.
+    """Write the INT8 form of ``graph`` by ``table`` alone, which has no levels: each weight goes to its
+    nearest. Returns what was quantised.
 
     Raises CalibrationError when the table belongs to another graph.
     """
     model = equalized_graph(graph, table)
-    placement = plan_quantization(model, graph).without(table.excluded)
-    save_graph(insert_qdq(model, table, placement), output)
-    return placement
+    found = Calibration(table, model)
+    save_graph(found.quantized(), output)
+    return found.placement()
 
 
 def equalized_graph(graph: Path, table: CalibrationTable) -> onnx.ModelProto:
-    """The float32 graph whose ranges ``table`` holds.
+    """The float32 graph whose ranges ``table`` holds, biases folded and channels scaled.
 
     Raises CalibrationError when the table belongs to another graph.
     """
     table.require_graph(graph)
-    model = load_graph(graph)
+    model = _folded(graph)
+    plan_quantization(model, graph, table.target)
     if not table.channel_factors:
         return model
     factors = {tensor: np.array(channels) for tensor, channels in table.channel_factors.items()}
     return equalize(model, factors)
 
 
-def plan_quantization(model: onnx.ModelProto, graph: Path) -> Placement:
+def plan_quantization(model: onnx.ModelProto, graph: Path, target: str = DEFAULT_TARGET) -> Placement:
     """``placement.plan`` for a graph that can be quantised at all; CalibrationError says why it cannot."""
     operators = {node.op_type for node in model.graph.node}
     if operators & {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}:
@@ -147,8 +169,28 @@ def plan_quantization(model: onnx.ModelProto, graph: Path) -> Placement:
             f"{graph}: its opset is {opset}; scales for each channel need {OLDEST_OPSET} or later. "
             "Export it again, or convert it with onnx.version_converter."
         )
-    placement = plan(model)
+    placement = plan(model, target)
     if not placement.inputs:
         reasons = "; ".join(f"{layer.node}: {layer.reason}" for layer in placement.float_layers[:3])
         raise CalibrationError(f"{graph}: no layer of it can be quantised ({reasons or 'it has none'})")
     return placement
+
+
+def _folded(graph: Path) -> onnx.ModelProto:
+    """The same function with every bias in its layer, not in an Add behind it, which INT8 could not use."""
+    return FoldBias().edit(load_graph(graph))
+
+
+def _scaled_moments(seen: Observation, factors: Mapping[str, Factors]) -> dict[str, PatchMoments]:
+    return {
+        layer: found.moments.scaled(factors[found.tensor]) if factors else found.moments
+        for layer, found in seen.patches.items()
+    }
+
+
+def _tensor_range(seen: TensorStatistics, amax: float) -> TensorRange:
+    return TensorRange(float(seen.minimum.min()), float(seen.maximum.max()), amax)
+
+
+def _as_tuples(arrays: Mapping[str, NDArray[np.float64]]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(map(float, array)) for name, array in arrays.items()}

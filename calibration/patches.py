@@ -6,7 +6,6 @@ rounding errors that cancel on real patches cost nothing.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -88,13 +87,15 @@ class PatchObserver:
         chosen = self._rng.permutation(total)[: self._places]
         corners = np.unravel_index(chosen, sides)
         offsets = np.indices(self._kernel).reshape(len(self._kernel), -1)
-        index: list[Any] = [
+        index = (
             corner[:, None] * stride + offset[None] * dilation
             for corner, stride, offset, dilation in zip(
                 corners, self._strides, offsets, self._dilations, strict=True
             )
-        ]
-        taken = values[tuple([slice(None), slice(None), *index])]  # (N, C, places, kernel)
+        )
+        everything = slice(None)
+        selection = (everything, everything, *index)
+        taken = values[selection]  # (N, C, places, kernel)
         batch, channels, places, area = taken.shape
         grouped = taken.reshape(batch, self._groups, channels // self._groups, places, area)
         ordered = grouped.transpose(1, 0, 3, 2, 4)

@@ -1,4 +1,4 @@
-"""Where quantisation goes: which inputs of which layers TensorRT and TensorRT-RTX should see in INT8.
+"""Where quantisation goes: which inputs of which layers a target should see in INT8.
 
 The rules, each from NVIDIA's guidance on explicit quantisation and checked against TensorRT-RTX 1.7:
 
@@ -7,18 +7,24 @@ The rules, each from NVIDIA's guidance on explicit quantisation and checked agai
 - A residual Add fuses into the convolution that feeds it when its other input, the shortcut, is quantised
   and the convolution's branch is not.
 - All layers that read a tensor share one pair of Q and DQ.
-- Biases stay float. ConvTranspose stays float: TensorRT-RTX never runs it in INT8, and the axis of its
-  weight scales changed from one TensorRT version to the next.
+- Biases stay float.
+
+ConvTranspose, grouped convolutions and shortcuts differ from target to target: ``targets.py``.
 """
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import onnx
 
-from .topology import Topology, node_id
+from ..errors import CalibrationError
+from .targets import DEFAULT_TARGET, Target, target_named
+from .topology import Topology, attributes, node_id
 
-QUANTISED_OPERATORS = ("Conv", "Gemm", "MatMul")
+QUANTISED_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+BY_REQUEST = "kept in float by request"
 
 
 @dataclass(frozen=True)
@@ -90,38 +96,63 @@ class Placement:
         )
 
 
-def plan(model: onnx.ModelProto) -> Placement:
-    """Plan the quantisation of a float32 graph. Nothing is changed."""
+def plan(model: onnx.ModelProto, target: str = DEFAULT_TARGET, keep_float: Collection[str] = ()) -> Placement:
+    """Plan the quantisation of a float32 graph. Nothing is changed.
+
+    target: a key of ``targets.TARGETS``: who will run the graph.
+    keep_float: layers (their first outputs) that are to stay in float; of a residual Add, the shortcut.
+
+    Raises CalibrationError for an unknown target and for a name in ``keep_float`` that is no such layer.
+    """
+    library = target_named(target)
     topology = Topology(model)
     depths = _depths(topology)
     inputs: list[QuantisedInput] = []
     weights: list[QuantisedWeight] = []
     residual_adds: list[str] = []
     float_layers: list[FloatLayer] = []
+    layers: list[str] = []
     for node in topology.nodes:
         name = node_id(node)
-        if node.op_type in QUANTISED_OPERATORS:
-            reason = _obstacle(node, topology)
-            if reason:
-                float_layers.append(FloatLayer(name, node.op_type, reason))
-                continue
+        shortcut = _shortcut(node, topology, depths) if node.op_type == "Add" else None
+        if node.op_type not in QUANTISED_OPERATORS and shortcut is None:
+            continue
+        layers.append(name)
+        reason = BY_REQUEST if name in keep_float else _obstacle(node, topology, library)
+        if reason:
+            float_layers.append(FloatLayer(name, node.op_type, reason))
+        elif shortcut is not None:
+            inputs.append(QuantisedInput(name, "Add", shortcut, node.input[shortcut]))
+            residual_adds.append(name)
+        else:
             for index, tensor in enumerate(node.input[:2]):
                 if topology.is_constant(tensor):
                     weights.append(QuantisedWeight(name, index, tensor, _weight_axis(node, index)))
                 else:
                     inputs.append(QuantisedInput(name, node.op_type, index, tensor))
-        elif node.op_type == "ConvTranspose":
-            float_layers.append(FloatLayer(name, node.op_type, "TensorRT-RTX never runs it in INT8"))
-        elif node.op_type == "Add":
-            shortcut = _shortcut(node, topology, depths)
-            if shortcut is not None:
-                inputs.append(QuantisedInput(name, "Add", shortcut, node.input[shortcut]))
-                residual_adds.append(name)
+    _require_layers(keep_float, layers)
     return Placement(tuple(inputs), tuple(weights), tuple(residual_adds), tuple(float_layers))
 
 
-def _obstacle(node: onnx.NodeProto, topology: Topology) -> str | None:
-    """Why a Conv, Gemm or MatMul cannot be quantised, or None."""
+def _require_layers(names: Collection[str], layers: list[str]) -> None:
+    """Raise CalibrationError for a name to keep in float that no layer has: it would be without effect."""
+    unknown = sorted(set(names) - set(layers))
+    if not unknown:
+        return
+    close = difflib.get_close_matches(unknown[0], layers, n=5, cutoff=0.5) or layers[:5]
+    found = f"{', '.join(map(repr, close))}{', ...' if len(layers) > len(close) else ''}" if close else "none"
+    raise CalibrationError(
+        f"{unknown[0]!r} is no layer that could be quantised, so it cannot be kept in float. A layer goes by "
+        f"its first output; there are {len(layers)}: {found}"
+    )
+
+
+def _obstacle(node: onnx.NodeProto, topology: Topology, target: Target) -> str | None:
+    """Why a layer cannot be quantised, or None."""
+    if node.op_type == "Add":
+        return None if target.shortcuts else f"{target.name} does not compute it with the convolution"
+    if node.op_type == "ConvTranspose" and not target.transposed:
+        return f"{target.name} never runs it in INT8"
     constants = [topology.is_constant(tensor) for tensor in node.input[:2]]
     if all(constants):
         return "both inputs are constants"
@@ -133,6 +164,25 @@ def _obstacle(node: onnx.NodeProto, topology: Topology) -> str | None:
             return f"the constant {tensor} is a vector"
         if topology.is_constant(tensor) and (value is None or value.dtype != "float32"):
             return f"the constant {tensor} is not float32"
+    return _group_obstacle(node, topology, target)
+
+
+def _group_obstacle(node: onnx.NodeProto, topology: Topology, target: Target) -> str | None:
+    """Why the target cannot run a grouped convolution in INT8, or None."""
+    groups = int(attributes(node).get("group", 1)) if node.op_type.startswith("Conv") else 1
+    if groups <= 1:
+        return None
+    weights = topology.constant(node.input[1])
+    assert weights is not None  # asked for constant weights only
+    widths = (weights.shape[0] // groups, weights.shape[1])  # the one outputs, the other inputs
+    if widths == (1, 1):
+        return None if target.depthwise else f"{target.name} does not run depthwise convolutions in INT8"
+    if any(width % target.group_multiple for width in widths):
+        first, second = widths if node.op_type == "ConvTranspose" else widths[::-1]
+        return (
+            f"its {groups} groups have {first} input and {second} output channels each; {target.name} "
+            f"runs multiples of {target.group_multiple} in INT8"
+        )
     return None
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ..errors import CalibrationError
 from .ranges import METHODS
+from .targets import DEFAULT_TARGET, TARGETS
 
 
 @dataclass(frozen=True)
@@ -12,24 +13,35 @@ class Recipe:
 
     method: how ranges are chosen, a key of ``ranges.METHODS``.
     equalized: scale the channels of the graph first, so that INT8 suits them (``factors.py``).
-    rounded: choose the weights' levels by the error of the output and correct the biases (``rounding.py``);
-        otherwise each weight goes to its nearest level.
+    rounded: choose the weights' levels by the error of the output (``rounding.py``); otherwise each weight
+        goes to its nearest level.
+    corrected: take what rounding of the weights does to means out of the biases (``bias.py``).
+    target: who will run the graph, a key of ``targets.TARGETS``.
     """
 
     method: str = "mse"
     equalized: bool = True
     rounded: bool = True
+    corrected: bool = True
+    target: str = DEFAULT_TARGET
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise CalibrationError(
                 f"unknown calibration method {self.method!r}; there are {', '.join(METHODS)}"
             )
+        if self.target not in TARGETS:
+            raise CalibrationError(f"unknown target {self.target!r}; there are {', '.join(TARGETS)}")
 
     def described(self, images: str) -> str:
         """One line for reports. images: what was calibrated on, such as "128 persons"."""
-        steps = (("channels equalised", self.equalized), ("weights rounded by the output", self.rounded))
-        return ", ".join([f"{self.method} ranges of {images}", *(name for name, taken in steps if taken)])
+        steps = {
+            "channels equalised": self.equalized,
+            "weights rounded by the output": self.rounded,
+            "biases corrected": self.corrected,
+        }
+        taken = (name for name, wanted in steps.items() if wanted)
+        return ", ".join([f"{self.method} ranges of {images}", f"placed for {self.target}", *taken])
 
 
 DEFAULT = Recipe()

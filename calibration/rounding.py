@@ -2,8 +2,8 @@
 
 The nearest step keeps each weight's own error small, and the sum over a patch large: the values of a patch
 are alike, so errors of one sign add up. What counts is the error of the output on real patches,
-(w - q)' C (w - q) for a filter w, its rounded form q and the covariance C of the patches (Nagel et al., "Up or
-down? Adaptive rounding", ICML 2020; Frantar et al., "GPTQ", ICLR 2023). It falls with every weight that is
+(w - q)' C (w - q) for a filter w, its rounded form q and the covariance C of the patches (Nagel et al., "Up
+or down? Adaptive rounding", ICML 2020; Frantar et al., "GPTQ", ICLR 2023). It falls with every weight that is
 moved to the best of its levels while the others stay, and that is repeated. The mean of the error goes into
 the bias.
 """
@@ -14,14 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from ..progress import SILENT, Progress
 from .patches import PatchMoments
 from .placement import Placement
 from .qdq import QuantisedArray, quantize_weights, require_finite
 from .ranges import LARGEST_INT8
-from .topology import Topology, node_id
+from .topology import Topology
 
 # no sweep over all weights of a layer after so many, or after one that moves none
 _SWEEPS = 6
@@ -34,23 +33,26 @@ _DAMPING = 1e-2
 class RoundedFilters:
     """weights: as ``quantize_weights`` gives them, with other levels.
 
-    bias_change: float32 (O,), to be added to the bias.
+    bias_change: float64 (O,), to be added to the bias.
     error, nearest_error: the variance of the output's error on the patches, summed over the outputs, with
         these levels and with the nearest ones; the former is never the larger.
     """
 
     weights: QuantisedArray
-    bias_change: NDArray[np.float32]
+    bias_change: NDArray[np.float64]
     error: float
     nearest_error: float
 
 
 @dataclass(frozen=True, eq=False)
-class RoundedGraph:
-    """A float32 graph with corrected biases, and the INT8 form of its rounded weights by their names."""
+class RoundedLayers:
+    """INT8 weights by the name of the constant, and what is to be added to the biases of the layers."""
 
-    model: onnx.ModelProto
     weights: dict[str, QuantisedArray]
+    bias_changes: dict[str, NDArray[np.float64]]
+
+
+NOT_ROUNDED = RoundedLayers({}, {})
 
 
 def round_layers(
@@ -58,39 +60,26 @@ def round_layers(
     placement: Placement,
     moments: Mapping[str, PatchMoments],
     progress: Progress = SILENT,
-) -> RoundedGraph:
-    """Round the weights of every convolution of ``placement`` whose ``moments`` are known; ``model`` stays.
+) -> RoundedLayers:
+    """Round the weights of every convolution of ``placement`` whose ``moments`` are known.
 
     Raises CalibrationError when weights hold NaN or infinity.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
     topology = Topology(model)
-    nodes = {node_id(node): node for node in result.graph.node}
-    layers = [site for site in placement.weights if site.node in moments]
-    rounded: dict[str, QuantisedArray] = {}
-    with progress.task("rounding weights", len(layers)) as task:
-        for done, site in enumerate(layers, 1):
-            weights = topology.constant(site.tensor)
-            assert weights is not None  # the plan quantises constants only
-            found = round_filters(require_finite(site.tensor, weights), moments[site.node])
-            rounded[site.tensor] = found.weights
-            _add_to_bias(result, nodes[site.node], topology, found.bias_change)
+    sites = [site for site in placement.weights if site.node in moments]
+    weights: dict[str, QuantisedArray] = {}
+    bias_changes: dict[str, NDArray[np.float64]] = {}
+    if not sites:
+        return RoundedLayers(weights, bias_changes)
+    with progress.task("rounding weights", len(sites)) as task:
+        for done, site in enumerate(sites, 1):
+            exact = topology.constant(site.tensor)
+            assert exact is not None  # the plan quantises constants only
+            found = round_filters(require_finite(site.tensor, exact), moments[site.node])
+            weights[site.tensor] = found.weights
+            bias_changes[site.node] = found.bias_change
             task.update(done)
-    return RoundedGraph(result, rounded)
-
-
-def _add_to_bias(
-    model: onnx.ModelProto, node: onnx.NodeProto, topology: Topology, change: NDArray[np.float32]
-) -> None:
-    """Give ``node`` a bias of its own; where its bias is computed it keeps it."""
-    bias = topology.constant(node.input[2]) if len(node.input) > 2 else np.zeros_like(change)
-    if bias is None or not change.any():
-        return
-    name = f"{node_id(node)}/bias_rounded"
-    model.graph.initializer.append(numpy_helper.from_array(bias + change, name))
-    del node.input[2:]
-    node.input.append(name)
+    return RoundedLayers(weights, bias_changes)
 
 
 def round_filters(weights: NDArray[np.float32], moments: PatchMoments) -> RoundedFilters:
@@ -109,7 +98,7 @@ def round_filters(weights: NDArray[np.float32], moments: PatchMoments) -> Rounde
     means = np.einsum("god,gd->go", errors, moments.mean)
     return RoundedFilters(
         QuantisedArray(levels.reshape(weights.shape).astype(np.int8), nearest.scale),
-        means.reshape(-1).astype(np.float32),
+        means.reshape(-1),
         _output_error(errors, covariance),
         before,
     )

@@ -19,7 +19,7 @@ from ..errors import CalibrationError
 from ..progress import SILENT, Progress
 from ..runtime.joints import find_joints
 from ..runtime.spec import ModelSpec
-from .calibrate import equalized_graph, plan_quantization
+from .calibrate import Calibration, equalized_graph
 from .macs import layer_macs
 from .observers import Batch, pieces
 from .placement import Placement
@@ -73,7 +73,7 @@ def measure_sensitivity(
     an operator that torch does not run here.
     """
     model = equalized_graph(graph, table)
-    placement = plan_quantization(model, graph).without(table.excluded)
+    placement = Calibration(table, model).placement()
     probe = _Probe(model, table, placement, spec)
     chunks = list(_chunks(batches, crops, _kept_crops(model, spec)))
     if not chunks:

@@ -12,7 +12,12 @@
       "excluded": {"relu_7": "it was zero on every crop"},
       "channel_factors": {            what equalisation multiplies each channel by; {} without it
         "input": [1.0, 1.0, 1.0]
-      }
+      },
+      "target": "tensorrt-rtx",       for whom layers were chosen: a key of targets.TARGETS
+      "bias_corrections": {           what is added to the biases of layers; {} without it
+        "conv_1": [0.01, -0.02]
+      },
+      "float_layers": ["conv_9"]      layers that stay in float because they cost too much accuracy
     }
 
 Ranges are those of the equalised graph, which follows from the float32 graph and ``channel_factors``.
@@ -23,12 +28,13 @@ Ranges are those of the equalised graph, which follows from the float32 graph an
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import CalibrationError
 from ..files import sha256_file, write_text
+from .targets import DEFAULT_TARGET, TARGETS
 
 SCHEMA = 3
 
@@ -53,6 +59,9 @@ class CalibrationTable:
     tensors: Mapping[str, TensorRange]
     excluded: Mapping[str, str]
     channel_factors: Mapping[str, tuple[float, ...]]
+    target: str = DEFAULT_TARGET
+    bias_corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    float_layers: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
         """Write the table as JSON. Raises OutputError."""
@@ -97,6 +106,8 @@ def _from_document(document: dict[str, Any]) -> CalibrationTable:
     images, excluded = document["images_sha256"], document["excluded"]
     if not isinstance(document["graph_sha256"], str) or not isinstance(images, str | None):
         raise TypeError("a SHA-256 is a string")
+    if document["target"] not in TARGETS:
+        raise ValueError(f"unknown target {document['target']!r}; there are {', '.join(TARGETS)}")
     return CalibrationTable(
         document["graph_sha256"],
         images,
@@ -105,4 +116,7 @@ def _from_document(document: dict[str, Any]) -> CalibrationTable:
         tensors,
         {str(name): str(reason) for name, reason in excluded.items()},
         {str(name): tuple(map(float, found)) for name, found in document["channel_factors"].items()},
+        document["target"],
+        {str(name): tuple(map(float, found)) for name, found in document["bias_corrections"].items()},
+        tuple(map(str, document["float_layers"])),
     )

@@ -47,6 +47,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["deploy", "m", "--coco", "a", "--images", "b"], "not both"),
         (["deploy", "m", "--coco", "a", "--precision", "fp8"], "fp8"),
         (["deploy", "m", "--coco", "a", "--batch-profile", "8,1,2"], "ascending"),
+        (["deploy", "m", "--coco", "a", "--target", "tpu"], "'tensorrt', 'tensorrt-rtx', 'onnxruntime'"),
         (["deploy", "m", "--coco", "a", "--batch-sizes", "0"], "positive"),
         (["deploy", "m", "--coco", "a", "--merge-groups", "0"], "'0': a whole number from 1 on"),
         (["deploy", "m", "--coco", "a", "--merge-groups", "two"], "'two' is not a number"),

@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from posedge import ModelSpec, PoseEstimator
 from posedge.benchmarks.report.receipt import read_receipt
@@ -171,6 +173,21 @@ def test_ctrl_c_in_every_stage_loses_nothing(options: DeployOptions, task: str) 
     open_bundle(directory)
 
 
+def test_layers_that_float16_cannot_hold_are_named_in_the_report(options: DeployOptions) -> None:
+    graph = load_graph(Path(options.model))
+    for tensor in graph.graph.initializer:
+        gain = {"branch1": 2e4, "branch2": 5e-5}.get(tensor.name.split(".")[0], 1)
+        if gain != 1 and tensor.name != "branch2.bias":
+            value = numpy_helper.to_array(tensor) * np.float32(gain)
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    model = options.output.with_name("large.onnx")
+    onnx.save(graph, model)
+    report = deploy(replace(options, model=str(model))).report
+    (note,) = (note for note in report.notes if "float32" in note)
+    assert note.startswith("fp16 keeps 3 layers in float32: branch1.out ('branch1.out' reaches ")
+    assert "on the crops; float16 ends at 65504); branch1.out.relu (" in note
+
+
 def test_two_runs_in_one_directory_are_refused(options: DeployOptions) -> None:
     with (
         directory_lock(options.output / "small_pose"),
@@ -213,6 +230,7 @@ def test_calibrating_on_the_measured_images_is_said(options: DeployOptions) -> N
         ({"limit": 0}, DataError, "positive"),
         ({"max_drop": float("nan")}, DataError, "max_drop: nan"),
         ({"threads": 0}, DataError, "threads: 0"),
+        ({"target": "tpu"}, DataError, "target: tpu .*tensorrt, tensorrt-rtx, onnxruntime"),
         ({"build_timeout_s": 0.0}, DataError, "build_timeout_s: 0"),
         ({"precisions": ("fp32", "fp8")}, DataError, "fp8.*Choose from fp32, fp16, int8"),
         ({"batch_sizes": (0,)}, DataError, "positive"),

@@ -120,7 +120,10 @@ def test_the_main_job_from_an_onnx_file_to_classes(deployed: tuple[Outcome, Path
     receipt = json.loads((outcome.directory / "receipt.json").read_text())
     assert read_receipt(outcome.directory / "receipt.json") == outcome.report
     assert receipt["data"] == {"labels": "imagenet/val", "images": 24}
-    assert receipt["calibration"] == "mse ranges of 12 images from imagenet/train, channels equalised"
+    assert receipt["calibration"] == (
+        "mse ranges of 12 images from imagenet/train, placed for tensorrt-rtx, channels equalised, "
+        "biases corrected"
+    )
     assert set(receipt["variants"]) == {"fp32", "fp16", "int8"}
     for variant in receipt["variants"].values():
         # the last class looks like the first: five of six are told apart, and all are among the first five

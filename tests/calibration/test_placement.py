@@ -6,6 +6,8 @@ import pytest
 from onnx import numpy_helper, parser
 
 from posedge.calibration.placement import Placement, plan
+from posedge.calibration.targets import TARGETS
+from posedge.errors import CalibrationError
 from posedge.export.graphs import load_graph
 
 
@@ -72,17 +74,82 @@ def test_other_adds_stay_float(body: str) -> None:
     assert all(site.operator != "Add" for site in placement.inputs)
 
 
-def test_grouped_convolutions_are_quantised() -> None:
-    placement = plan(graph("y = Conv <group = 4> (x, w)", w=(4, 1, 1, 1)))
-    assert [(site.tensor, site.axis) for site in placement.weights] == [("w", 0)]
+# groups of 32 channels, channels of a group, whether TensorRT runs it in INT8; the others run every grouping
+GROUPINGS = [
+    (32, (32, 1, 3, 3), True),  # depthwise
+    (32, (64, 1, 3, 3), False),  # two outputs for each input
+    (16, (32, 2, 3, 3), False),
+    (8, (32, 4, 3, 3), True),
+    (8, (16, 4, 3, 3), False),  # two outputs in a group
+    (4, (32, 8, 3, 3), True),
+]
 
 
-def test_transposed_convolutions_stay_float_with_the_reason() -> None:
-    placement = plan(graph("t = ConvTranspose(x, w) y = Conv(t, v)", **KERNEL))
-    (left,) = placement.float_layers
-    assert (left.node, left.operator) == ("t", "ConvTranspose")
-    assert "never runs it in INT8" in left.reason
-    assert edges(placement) == [("y", 0, "t")]
+@pytest.mark.parametrize(("groups", "shape", "by_tensorrt"), GROUPINGS)
+def test_grouped_convolutions_by_what_the_target_can_do(groups, shape, by_tensorrt) -> None:
+    model = graph(
+        f"k = Concat <axis = 1> (x, x, x, x, x, x, x, x) y = Conv <group = {groups}> (k, w)",
+        f"float[n, {shape[0]}, 6, 6] y",
+        w=shape,
+    )
+    for target in TARGETS:
+        placement = plan(model, target)
+        if target != "tensorrt" or by_tensorrt:
+            assert [(site.tensor, site.axis) for site in placement.weights] == [("w", 0)]
+        else:
+            assert not placement.inputs
+            (left,) = placement.float_layers
+            assert f"its {groups} groups have {shape[1]} input and {shape[0] // groups} output" in left.reason
+
+
+def test_transposed_convolutions_have_one_scale_for_tensorrt_and_stay_float_for_others() -> None:
+    model = graph("t = ConvTranspose(x, w) y = Conv(t, v)", **KERNEL)
+    assert plan(model) == plan(model, "tensorrt-rtx")
+    for target in ("tensorrt-rtx", "onnxruntime"):
+        placement = plan(model, target)
+        (left,) = placement.float_layers
+        assert (left.node, left.operator) == ("t", "ConvTranspose")
+        assert left.reason == f"{target} never runs it in INT8"
+        assert edges(placement) == [("y", 0, "t")]
+    placement = plan(model, "tensorrt")
+    assert edges(placement) == [("t", 0, "x"), ("y", 0, "t")]
+    assert [(site.tensor, site.axis) for site in placement.weights] == [("w", None), ("v", 0)]
+
+
+def test_a_shortcut_is_quantised_only_where_the_add_joins_the_convolution() -> None:
+    model = graph("r = Relu(x) a = Conv(r, w) y = Add(a, r)", **KERNEL)
+    assert plan(model, "tensorrt").residual_adds == ("y",)
+    placement = plan(model, "onnxruntime")
+    assert not placement.residual_adds
+    assert edges(placement) == [("a", 0, "r")]
+    assert [layer.node for layer in placement.float_layers] == ["y"]
+
+
+def test_an_unknown_target_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(CalibrationError, match="'tpu'; there are tensorrt, tensorrt-rtx, onnxruntime"):
+        plan(graph("y = Conv(x, w)", **KERNEL), "tpu")
+
+
+def test_layers_stay_in_float_by_request() -> None:
+    model = graph("a = Conv(x, w) r = Relu(a) c = Conv(r, v) y = Add(c, x)", **KERNEL)
+    placement = plan(model, keep_float=("c", "y"))
+    assert edges(placement) == [("a", 0, "x")]
+    assert [site.tensor for site in placement.weights] == ["w"]
+    assert not placement.residual_adds
+    assert [(layer.node, layer.reason) for layer in placement.float_layers] == [
+        ("c", "kept in float by request"),
+        ("y", "kept in float by request"),
+    ]
+
+
+# a Relu is no layer that could be quantised; what is close to a wrong name comes first
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("r", "'r' is no layer .* there are 2: 'stem', 'y'"), ("sten", "'sten' .* there are 2: 'stem', ...")],
+)
+def test_a_name_to_keep_in_float_that_is_no_layer_is_refused(name: str, message: str) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        plan(graph("stem = Conv(x, w) r = Relu(stem) y = Conv(r, v)", **KERNEL), keep_float=("y", name))
 
 
 # body, initializers, axis of the weight's scales: output channels lie on axis 0 or the scale is one number

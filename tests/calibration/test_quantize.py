@@ -82,7 +82,9 @@ def test_a_channel_of_zeros_has_a_positive_scale() -> None:
 
 def test_the_graph_computes_what_numpy_fakes(tmp_path: Path) -> None:
     graph = two_layers(tmp_path / "two.onnx")
-    table = quantize(graph, [pixels(1), pixels(2)], tmp_path / "int8.onnx", Recipe("minmax", False, False))
+    table = quantize(
+        graph, [pixels(1), pixels(2)], tmp_path / "int8.onnx", Recipe("minmax", False, False, False)
+    )
     quantized = load_graph(tmp_path / "int8.onnx")
     x = pixels(3) * np.float32(1.2)  # some of it lies outside the calibrated range and saturates
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in load_graph(graph).graph.initializer}
@@ -101,7 +103,10 @@ def test_the_graph_computes_what_numpy_fakes(tmp_path: Path) -> None:
 
 def test_scales_zero_points_and_weights_have_the_form_that_tensorrt_takes(tmp_path: Path) -> None:
     quantize(
-        two_layers(tmp_path / "two.onnx"), [pixels()], tmp_path / "int8.onnx", Recipe("mse", False, False)
+        two_layers(tmp_path / "two.onnx"),
+        [pixels()],
+        tmp_path / "int8.onnx",
+        Recipe("mse", False, False, False),
     )
     model = load_graph(tmp_path / "int8.onnx")
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -129,7 +134,16 @@ def test_scales_zero_points_and_weights_have_the_form_that_tensorrt_takes(tmp_pa
 
 def test_equal_inputs_give_equal_bytes(residual_net: Path, residual_crops, tmp_path: Path) -> None:
     first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
-    table = quantize(residual_net, residual_crops, first)
+    for path in (first, second):
+        quantize(residual_net, residual_crops, path)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_saved_table_gives_the_graph_with_nearest_weights(
+    residual_net: Path, residual_crops, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    table = quantize(residual_net, residual_crops, first, Recipe(rounded=False))
     table.save(tmp_path / "table.json")
     write_quantized(residual_net, load_table(tmp_path / "table.json"), second)
     assert first.read_bytes() == second.read_bytes()
@@ -154,7 +168,7 @@ def test_int8_follows_float_on_a_residual_network(residual_net: Path, residual_c
 
 def test_a_dead_tensor_leaves_its_readers_in_float(tmp_path: Path) -> None:
     graph = two_layers(tmp_path / "two.onnx", dead=True)
-    table = quantize(graph, [pixels()], tmp_path / "int8.onnx", Recipe("minmax", False, False))
+    table = quantize(graph, [pixels()], tmp_path / "int8.onnx", Recipe("minmax", False, False, False))
     assert dict(table.excluded) == {"r": "it was zero on every crop"}
     assert list(table.tensors) == ["x"]
     placement = write_quantized(graph, table, tmp_path / "int8.onnx")
@@ -218,7 +232,7 @@ def test_an_unknown_method_is_refused_with_the_known_ones(tmp_path: Path) -> Non
 
 def test_a_table_that_lacks_a_tensor_or_is_anothers_is_refused(tmp_path: Path) -> None:
     graph = two_layers(tmp_path / "two.onnx")
-    table = calibrate(graph, [pixels()])
+    table = calibrate(graph, [pixels()]).table
     lacking = CalibrationTable(table.graph_sha256, None, "minmax", 4, {"x": table.tensors["x"]}, {}, {})
     with pytest.raises(CalibrationError, match="no range for 'r'"):
         write_quantized(graph, lacking, tmp_path / "int8.onnx")
@@ -235,7 +249,7 @@ def test_nan_weights_are_named(tmp_path: Path) -> None:
     broken[0] = np.nan
     model.graph.initializer[2].CopyFrom(numpy_helper.from_array(broken, "w2"))
     placement: Placement = plan_quantization(model, graph)
-    table = calibrate(graph, [pixels()])
+    table = calibrate(graph, [pixels()]).table
     with pytest.raises(CalibrationError, match="weights 'w2' hold NaN"):
         insert_qdq(model, table, placement)
 

@@ -18,6 +18,8 @@ def table() -> CalibrationTable:
         {"input": TensorRange(-2.1179039478302, 2.64, 2.64), "relu_1": TensorRange(0.0, 1e-30, 0.1 + 0.2)},
         {"relu_2": "it was zero on every crop"},
         {"input": (2.1, 0.1 + 0.2), "relu_1": (1e-30,)},
+        "tensorrt",
+        {"conv_1": (-0.1, 0.1 + 0.2)},
     )
 
 
@@ -51,6 +53,9 @@ DAMAGED = [
     (lambda d: d.update(graph_sha256=7), "damaged"),
     (lambda d: d.update(crops="many"), "damaged"),
     (lambda d: d.update(excluded=3), "damaged"),
+    (lambda d: d.pop("target"), "damaged .*target"),
+    (lambda d: d.update(bias_corrections={"conv_1": ["0.1a"]}), "damaged"),
+    (lambda d: d.update(target="tensorflow"), "unknown target 'tensorflow'; there are tensorrt, "),
 ]
 
 
