@@ -13,6 +13,7 @@ its matches to itself, so they are repeated here.
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,8 +78,8 @@ class Matches:
         if not persons:
             return float("nan")
         repeats = weights[self.image_of]
-        right = np.cumsum(self.found * repeats, axis=1)
-        seen = np.cumsum(self.counted * repeats, axis=1)
+        right = np.cumsum(self._found_there * repeats[self._finds], axis=1)
+        seen = np.cumsum(repeats)[self._finds] - self._ignored_until(repeats)
         precision = right / (seen + np.spacing(1))
         # a recall that is never reached has precision 0: the last column
         best = np.zeros((len(precision), precision.shape[1] + 1))
@@ -87,6 +88,28 @@ class Matches:
         return float(np.take_along_axis(best, np.array(reached), axis=1).mean())
 
     headline = ap
+
+    @cached_property
+    def _finds(self) -> NDArray[np.intp]:
+        """The detections that found somebody: after any other one precision is no better, recall the same."""
+        return np.flatnonzero(self.found.any(axis=0))
+
+    @cached_property
+    def _found_there(self) -> NDArray[np.bool_]:
+        return self.found[:, self._finds]
+
+    @cached_property
+    def _ignored(self) -> tuple[NDArray[np.intp], NDArray[np.bool_], NDArray[np.intp]]:
+        """The detections that do not count at some threshold, (10, I) where, and how many of them come before
+        each of ``_finds``: they are few, so most sums are the same for all thresholds."""
+        ignored = np.flatnonzero(~self.counted.all(axis=0))
+        return ignored, ~self.counted[:, ignored], np.searchsorted(ignored, self._finds, side="right")
+
+    def _ignored_until(self, repeats: NDArray[np.float64]) -> NDArray[np.float64]:
+        ignored, where, before = self._ignored
+        sums = np.zeros((len(where), len(ignored) + 1))
+        np.cumsum(where * repeats[ignored], axis=1, out=sums[:, 1:])
+        return sums[:, before]
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ def _interval_words(report: Report) -> str:
     if not any(isinstance(variant.drop_interval, Interval) for variant in report.variants):
         return ""
     return (
-        f"Interval of a drop: it holds {LEVEL:.0%} of the drops on {SAMPLES} samples of the images (paired "
-        "bootstrap). These images cannot tell a variant from the reference where it holds 0."
+        f"Interval of a drop: it holds {100 * LEVEL:.0f} % of the drops on {SAMPLES} samples of the images "
+        "(paired bootstrap). These images cannot tell a variant from the reference where it holds 0."
     )
 
 
@@ -101,7 +101,7 @@ def show(report: Report, stream: TextIO | None = None) -> None:
 
 
 def _accuracy_table(report: Report) -> Table:
-    interval = f"{LEVEL:.0%} interval"
+    interval = f"{100 * LEVEL:.0f} % interval"
     header = ("variant", report.wording.label, "drop", interval, *_OTHER_FIGURES[report.spec.task])
     rows = ((variant.name, *_accuracy_cells(report, variant)) for variant in report.variants)
     return Table("Accuracy", header, tuple(rows))

@@ -289,7 +289,7 @@ def test_the_table_says_what_was_not_measured_and_shouts_about_a_collapse() -> N
     assert f"fp32, fp16, int8 (engine speed): {NO_GPU.reason}." in joined
     assert f"Measured with {PLACE}" in joined
     assert "a p99 100" in joined
-    assert "95% of the drops on 1000 samples" in joined
+    assert "95 % of the drops on 1000 samples" in joined
     assert "The pictures are drawn, not photographed." in joined
 
 
