@@ -7,17 +7,17 @@ the runtime trust the result. A stage is skipped when its files are there, made 
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .benchmarks.measure import Measurement, measure_variant
+from .benchmarks.measure import Measurement, compare, measure_variant
 from .benchmarks.place import device_description, library_versions
 from .benchmarks.report.csv_file import write_csv
 from .benchmarks.report.plot import write_plot
 from .benchmarks.report.receipt import RECEIPT_FILE, read_receipt, receipt_text, write_receipt
-from .benchmarks.report.results import BuiltEngine, Report, VariantReport
+from .benchmarks.report.results import BuiltEngine, Interval, Report, VariantReport
 from .benchmarks.report.table import show, text
 from .benchmarks.speed import NotMeasured
 from .benchmarks.tasks import TaskData
@@ -99,7 +99,8 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
         _export(job)
         _calibrate(job)
         engines = {variant: _build(job, variant) for variant in job.variants}
-        variants = [_measure(job, variant, engines[variant]) for variant in job.variants]
+        measured = [_measure(job, variant, engines[variant]) for variant in job.variants]
+        variants = [replace(report, drop_interval=_compare(job, report.name)) for report in measured]
         report = _report(job, tuple(variants))
         _seal(job, report)
         write_text(options.output / RECEIPT_FILE, receipt_text(report))
@@ -205,15 +206,17 @@ def _build(job: _Job, variant: str) -> BuiltEngine | NotMeasured:
 
 
 def _measure(job: _Job, variant: str, engine: BuiltEngine | NotMeasured) -> VariantReport:
-    """Accuracy and speed of a variant; kept as a receipt of that variant alone."""
-    graph, record = job.graph(variant), f"measurements/{variant}.json"
+    """Accuracy and speed of a variant, kept as a receipt of that variant alone, and what it found."""
+    graph, record, found = job.graph(variant), f"measurements/{variant}.json", _found(variant)
     settings = Measurement(
         job.options.flip_test, job.options.batch_sizes, job.options.threads, job.options.seconds
     )
 
     def work() -> None:
         progress = LabelledProgress(variant, job.progress)
-        measured = measure_variant(variant, graph, job.spec, job.data, engine, settings, progress)
+        measured = measure_variant(
+            variant, graph, job.spec, job.data, engine, settings, progress, job.directory / found
+        )
         write_receipt(_as_report(job, (measured,)), job.directory / record)
 
     inputs = {
@@ -225,8 +228,34 @@ def _measure(job: _Job, variant: str, engine: BuiltEngine | NotMeasured) -> Vari
         "device": device_description(),
         "versions": library_versions(),
     }
-    job.stage(f"measure {variant}", inputs, (record,), work)
+    job.stage(f"measure {variant}", inputs, (record, found), work)
     return read_receipt(job.directory / record).variants[0]
+
+
+def _found(variant: str) -> str:
+    return f"measurements/{variant}.npz"
+
+
+def _compare(job: _Job, variant: str) -> Interval | NotMeasured:
+    """The interval of the variant's drop; the same images for both variants, whichever run measured them."""
+    if variant == REFERENCE:
+        return NotMeasured("drops are counted from this variant")
+    reference, found = (job.directory / _found(name) for name in (REFERENCE, variant))
+    record = f"measurements/{variant}.interval.json"
+
+    def work() -> None:
+        interval = compare(job.data, job.spec, reference, found)
+        write_text(job.directory / record, json.dumps(asdict(interval)))
+
+    inputs = {
+        "reference": sha256_file(reference),
+        "found": sha256_file(found),
+        **job.data.content,
+        "spec": job.spec.to_dict(),
+    }
+    job.stage(f"compare {variant}", inputs, (record,), work)
+    ends = json.loads((job.directory / record).read_text("utf-8"))
+    return NotMeasured(**ends) if "reason" in ends else Interval(**ends)
 
 
 def _report(job: _Job, variants: tuple[VariantReport, ...]) -> Report:

@@ -13,7 +13,9 @@ from ..progress import SILENT, Progress
 from ..runtime.joints import find_joints
 from ..runtime.preprocess import Preprocessor
 from ..runtime.sessions import Outputs, Session
+from ..runtime.spec import ModelSpec
 from ..runtime.stream import overlapped
+from .bootstrap import Matches, match_persons
 from .coco import CocoFigures, Predictions, ScoringRules, evaluate_keypoints
 
 
@@ -64,6 +66,20 @@ def evaluate(
         person_ids=_persons_to_find(dataset),
     )
     return Accuracy(figures, predictions, len(predictions), len(dataset.images))
+
+
+def match(dataset: CocoPersons, predictions: Predictions, spec: ModelSpec) -> Matches:
+    """What ``evaluate`` found in the dataset, image by image: the AP of ``figures`` for any choice of images.
+
+    Raises DataError as ``evaluate`` does.
+    """
+    return match_persons(
+        dataset.annotations,
+        predictions,
+        ScoringRules.of(spec),
+        image_ids=dataset.evaluated_images,
+        person_ids=_persons_to_find(dataset),
+    )
 
 
 def predict(session: Session, crops: Iterable[PersonCrops], flip_test: bool = False) -> Predictions:

@@ -120,6 +120,20 @@ def survivors(predictions: Predictions, rules: ScoringRules) -> NDArray[np.intp]
     return np.concatenate(kept) if kept else np.zeros(0, np.intp)
 
 
+@dataclass(frozen=True, eq=False)
+class EvaluationInput:
+    """What COCO's evaluation is fed.
+
+    truth: COCO annotation records; one is nobody to find where ``iscrowd`` is set or ``num_keypoints`` is 0.
+    results: COCO keypoint results, those of one image in the order in which they were kept.
+    images: ids of the images that count, ascending; every record of truth and results lies in one of them.
+    """
+
+    truth: list[dict[str, Any]]
+    results: list[dict[str, Any]]
+    images: list[int]
+
+
 def evaluate_keypoints(
     annotations: Path,
     predictions: Predictions,
@@ -137,6 +151,17 @@ def evaluate_keypoints(
     17 joints, an image of the predictions is not in it, or nobody is left to find; MissingExtraError
     without faster-coco-eval.
     """
+    return _run_coco(evaluation_input(annotations, predictions, rules, image_ids, person_ids))
+
+
+def evaluation_input(
+    annotations: Path,
+    predictions: Predictions,
+    rules: ScoringRules,
+    image_ids: Collection[int] | None = None,
+    person_ids: Collection[tuple[int, int]] | None = None,
+) -> EvaluationInput:
+    """What ``evaluate_keypoints`` evaluates; arguments and DataError are the same."""
     joints = read_annotations(annotations).num_joints
     if joints != len(COCO_SIGMAS) or predictions.keypoints.shape[1:] != (joints, 2):
         raise DataError(
@@ -152,7 +177,7 @@ def evaluate_keypoints(
     truth = _ground_truth(document["annotations"], counted, person_ids)
     if not any(record["num_keypoints"] for record in truth):
         raise DataError(f"{annotations}: no person with labelled joints in the images that were evaluated")
-    return _run_coco(truth, _results(predictions, rules), sorted(counted))
+    return EvaluationInput(truth, _results(predictions, rules), sorted(counted))
 
 
 def _by_image(predictions: Predictions) -> Iterator[NDArray[np.intp]]:
@@ -229,16 +254,16 @@ def _estimated_area(box_xywh: list[float]) -> float:
     return 0.53 * box_xywh[2] * box_xywh[3]
 
 
-def _run_coco(truth: list[dict[str, Any]], results: list[dict[str, Any]], images: list[int]) -> CocoFigures:
+def _run_coco(fed: EvaluationInput) -> CocoFigures:
     library = require("faster_coco_eval", "bench")
     reference = library.COCO(
         {
-            "images": [{"id": image} for image in images],
-            "annotations": truth,
+            "images": [{"id": image} for image in fed.images],
+            "annotations": fed.truth,
             "categories": [{"id": 1, "name": "person"}],
         }
     )
-    evaluation = library.COCOeval_faster(reference, reference.loadRes(results), "keypoints")
+    evaluation = library.COCOeval_faster(reference, reference.loadRes(fed.results), "keypoints")
     evaluation.params.kpt_oks_sigmas = COCO_SIGMAS
     evaluation.evaluate()
     evaluation.accumulate()

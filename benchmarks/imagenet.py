@@ -26,13 +26,27 @@ class ImageNetFigures:
 class Classification:
     """What evaluation found.
 
-    figures: top-1 and top-5. classes: (N, 5) the likeliest classes of each image, in the dataset's order, so
+    classes: (N, 5) the likeliest classes of each image, in the dataset's order, so
     that two variants can be compared image by image. labels: (N,) the true ones.
     """
 
-    figures: ImageNetFigures
     classes: NDArray[np.intp]
     labels: NDArray[np.intp]
+
+    @property
+    def figures(self) -> ImageNetFigures:
+        """Top-1 and top-5."""
+        hits = self.classes == self.labels[:, None]
+        return ImageNetFigures(float(hits[:, 0].mean()), float(hits.any(axis=1).mean()))
+
+    @property
+    def images(self) -> NDArray[np.int64]:
+        """(N,) indices of the images in the dataset."""
+        return np.arange(len(self.labels))
+
+    def headline(self, counts: NDArray[np.int64] | None = None) -> float:
+        """Top-1 of images of which the i-th counts ``counts[i]`` times, (N,); None for once each."""
+        return float(np.average(self.classes[:, 0] == self.labels, weights=counts))
 
 
 def evaluate_classifier(
@@ -56,9 +70,7 @@ def evaluate_classifier(
         with closing(steps) as results:
             classes = np.concatenate(list(results))
     labels = np.array([image.label for image in dataset.images], np.intp)
-    hits = classes == labels[:, None]
-    figures = ImageNetFigures(float(hits[:, 0].mean()), float(hits.any(axis=1).mean()))
-    return Classification(figures, classes, labels)
+    return Classification(classes, labels)
 
 
 def _found(logits: NDArray[np.float32]) -> NDArray[np.intp]:

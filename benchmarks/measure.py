@@ -6,8 +6,9 @@ from pathlib import Path
 from ..progress import SILENT, Progress
 from ..runtime.sessions.onnxruntime import OnnxRuntimeSession
 from ..runtime.spec import ModelSpec
+from .bootstrap import paired_drop
 from .place import backend_description
-from .report.results import BuiltEngine, MeasuredAccuracy, MeasuredSpeed, VariantReport
+from .report.results import BuiltEngine, Interval, MeasuredAccuracy, MeasuredSpeed, VariantReport
 from .speed import NotMeasured, Speed, measure_session
 from .tasks import TaskData
 
@@ -40,16 +41,18 @@ def measure_variant(
     engine: BuiltEngine | NotMeasured,
     settings: Measurement,
     progress: Progress = SILENT,
+    found: Path | None = None,
 ) -> VariantReport:
     """Measure the variant ``name``, whose graph is at ``graph``, on ``data``.
 
-    Accuracy and speed come from one and the same session. ``engine`` goes into the result as it is.
+    Accuracy and speed come from one and the same session. ``engine`` goes into the result as it is. What was
+    found in the images is kept in the file ``found``, for ``compare``.
     Raises what the session and the evaluation raise.
     """
     with OnnxRuntimeSession(graph, spec, settings.threads) as session:
         place = backend_description(session)
         simulated = " (float16 simulated)" if session.simulated else ""
-        figures = data.accuracy(session, settings.flip_test, progress)
+        figures = data.accuracy(session, settings.flip_test, progress, found)
         alone = measure_session(session, settings.batch_sizes, settings.seconds, progress)
         pipeline = data.pipeline_speed(
             session, settings.batch_sizes, settings.flip_test, settings.seconds, progress
@@ -63,6 +66,18 @@ def measure_variant(
         pipeline_speed=_placed(pipeline, place),
         engine_speed=NotMeasured(_ENGINE_NOT_RUN) if isinstance(engine, BuiltEngine) else engine,
     )
+
+
+def compare(data: TaskData, spec: ModelSpec, reference: Path, found: Path) -> Interval | NotMeasured:
+    """The interval of the drop from ``reference`` to ``found``, files that ``measure_variant`` kept.
+
+    One image has no interval. Raises BundleError for unusable files.
+    """
+    before, after = data.per_image(spec, reference), data.per_image(spec, found)
+    if len(before.images) < 2:
+        return NotMeasured("an interval over images needs two images at least")
+    drop = paired_drop(before, after)
+    return Interval(drop.low, drop.high)
 
 
 def _placed(speeds: tuple[Speed, ...] | NotMeasured, place: str) -> MeasuredSpeed | NotMeasured:

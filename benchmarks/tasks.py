@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -14,9 +14,11 @@ from ..runtime.classify import ImagePreprocessor
 from ..runtime.preprocess import Preprocessor
 from ..runtime.sessions import Session
 from ..runtime.spec import ModelSpec
-from .accuracy import evaluate
-from .coco import CocoFigures
-from .imagenet import ImageNetFigures, evaluate_classifier
+from .accuracy import evaluate, match
+from .arrays import read_arrays, write_arrays
+from .bootstrap import PerImage
+from .coco import CocoFigures, Predictions
+from .imagenet import Classification, ImageNetFigures, evaluate_classifier
 from .report.results import EvaluatedData, EvaluatedImages
 from .speed import (
     NotMeasured,
@@ -75,9 +77,16 @@ class TaskData(ABC):
 
     @abstractmethod
     def accuracy(
-        self, session: Session, flip_test: bool, progress: Progress = SILENT
+        self, session: Session, flip_test: bool, progress: Progress = SILENT, found: Path | None = None
     ) -> CocoFigures | ImageNetFigures:
-        """Evaluate what ``session`` finds in it."""
+        """Evaluate what ``session`` finds in it, and keep that in the file ``found``."""
+
+    @abstractmethod
+    def per_image(self, spec: ModelSpec, found: Path) -> PerImage:
+        """What ``accuracy`` kept in the file ``found``, to be compared with that of another variant.
+
+        Raises BundleError when the file is unusable.
+        """
 
     @abstractmethod
     def pipeline_speed(
@@ -140,8 +149,16 @@ class PoseData(TaskData):
             flip_test=flip_test,
         )
 
-    def accuracy(self, session: Session, flip_test: bool, progress: Progress = SILENT) -> CocoFigures:
-        return evaluate(session, self.persons, flip_test=flip_test, progress=progress).figures
+    def accuracy(
+        self, session: Session, flip_test: bool, progress: Progress = SILENT, found: Path | None = None
+    ) -> CocoFigures:
+        accuracy = evaluate(session, self.persons, flip_test=flip_test, progress=progress)
+        if found:
+            write_arrays(found, vars(accuracy.predictions))
+        return accuracy.figures
+
+    def per_image(self, spec: ModelSpec, found: Path) -> PerImage:
+        return match(self.persons, Predictions(**read_arrays(found, _fields(Predictions))), spec)
 
     def pipeline_speed(
         self,
@@ -192,8 +209,16 @@ class ClassificationData(TaskData):
     def evaluated(self, flip_test: bool) -> EvaluatedImages:
         return EvaluatedImages(short_name(self.dataset.source), self.count)
 
-    def accuracy(self, session: Session, flip_test: bool, progress: Progress = SILENT) -> ImageNetFigures:
-        return evaluate_classifier(session, self.dataset, progress=progress).figures
+    def accuracy(
+        self, session: Session, flip_test: bool, progress: Progress = SILENT, found: Path | None = None
+    ) -> ImageNetFigures:
+        classification = evaluate_classifier(session, self.dataset, progress=progress)
+        if found:
+            write_arrays(found, vars(classification))
+        return classification.figures
+
+    def per_image(self, spec: ModelSpec, found: Path) -> PerImage:
+        return Classification(**read_arrays(found, _fields(Classification)))
 
     def pipeline_speed(
         self,
@@ -205,3 +230,7 @@ class ClassificationData(TaskData):
     ) -> tuple[Speed, ...] | NotMeasured:
         images = sample_images(self.dataset)
         return measure_classifier(session, images, batch_sizes, seconds=seconds, progress=progress)
+
+
+def _fields(kind: type[Predictions] | type[Classification]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))

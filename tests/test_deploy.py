@@ -17,6 +17,8 @@ from onnx import numpy_helper
 
 from posedge import ModelSpec, PoseEstimator
 from posedge.benchmarks.report.receipt import read_receipt
+from posedge.benchmarks.report.results import Interval
+from posedge.benchmarks.speed import NotMeasured
 from posedge.deploy import deploy
 from posedge.errors import BundleError, CheckpointError, DataError, GraphError, OutputError
 from posedge.export.graph_options import GraphOptions
@@ -66,6 +68,8 @@ STAGES = [
     "measure fp16",
     "engine int8",
     "measure int8",
+    "compare fp16",
+    "compare int8",
 ]
 
 
@@ -80,6 +84,9 @@ def test_a_bundle_runs_and_its_receipt_says_what_was_measured(options: DeployOpt
     for name, variant in receipt["variants"].items():
         assert 0 <= variant["ap"] <= 1
         assert variant["ap_drop"] == receipt["variants"]["fp32"]["ap"] - variant["ap"]
+        if name != "fp32":
+            low, high = variant["ap_drop_interval"]
+            assert low <= variant["ap_drop"] <= high
         assert variant["engine_bytes"] == (outcome.directory / f"{name}.engine").stat().st_size
         assert variant["speed"]["engine"] is None
         assert "speed.engine" in variant["not_measured"]
@@ -116,6 +123,30 @@ def test_a_second_run_does_nothing_and_a_change_only_what_depends_on_it(options:
     deploy(replace(options, calibration_method="minmax"), listener)
     assert {"export", "fp16", "engine fp32", "engine fp16"} <= set(listener.kept)
     assert not {"int8", "engine int8", "measure int8"} & set(listener.kept)
+
+
+def test_a_variant_that_comes_later_is_compared_with_what_the_reference_found(options: DeployOptions) -> None:
+    deploy(replace(options, precisions=("fp32",)))
+    listener = Listener()
+    outcome = deploy(replace(options, precisions=("fp32", "fp16")), listener)
+    assert listener.kept == ["export", "engine fp32", "measure fp32"]
+    first = outcome.report.variants[1].drop_interval
+    assert isinstance(first, Interval)
+
+    found = outcome.directory / "measurements" / "fp32.npz"
+    found.write_bytes(found.read_bytes()[:-100])
+    listener = Listener()
+    outcome = deploy(replace(options, precisions=("fp32", "fp16")), listener)
+    assert "measure fp32" not in listener.kept
+    assert outcome.report.variants[1].drop_interval == first
+
+
+def test_one_image_has_no_interval(options: DeployOptions) -> None:
+    outcome = deploy(replace(options, limit=1, precisions=("fp32", "fp16")))
+    interval = outcome.report.variants[1].drop_interval
+    assert isinstance(interval, NotMeasured)
+    assert "two images" in interval.reason
+    assert read_receipt(outcome.directory / "receipt.json") == outcome.report
 
 
 def test_another_rewrite_of_the_graph_makes_everything_again(options: DeployOptions) -> None:

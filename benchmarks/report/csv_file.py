@@ -9,13 +9,14 @@ from ...files import write_text
 from ..coco import CocoFigures
 from ..imagenet import ImageNetFigures
 from ..speed import NotMeasured, Speed
-from .results import WORDINGS, BuiltEngine, MeasuredAccuracy, MeasuredSpeed, Report, VariantReport
+from .results import WORDINGS, BuiltEngine, Interval, MeasuredAccuracy, MeasuredSpeed, Report, VariantReport
 
 CSV_FILE = "report.csv"
 
 _SPEEDS = ("session", "pipeline", "engine")
 _FIGURES = {"pose": CocoFigures, "classification": ImageNetFigures}
 _SIZES = ("graph_bytes", "engine_bytes")
+_DROPS = ("drop", "drop_low", "drop_high")
 _BUILDS = ("engine_build_seconds", "engine_flavour", "engine_version", "engine_built_on")
 
 
@@ -24,7 +25,7 @@ def columns(task: str) -> tuple[str, ...]:
     return (
         *("model", "variant", "batch"),
         *(field.name for field in fields(_FIGURES[task])),
-        f"{WORDINGS[task].key}_drop",
+        *(f"{WORDINGS[task].key}_{column}" for column in _DROPS),
         "accuracy_measured_on",
         *(*_SIZES, *_BUILDS),
         *(f"{speed}_{column}" for speed in _SPEEDS for column in _speed_columns(WORDINGS[task].unit)),
@@ -68,8 +69,11 @@ def _row(report: Report, variant: VariantReport, batch: int | None) -> _Cells:
     if isinstance(variant.accuracy, MeasuredAccuracy):
         cells.update(asdict(variant.accuracy.figures))
         cells["accuracy_measured_on"] = variant.accuracy.measured_on
-    drop = report.drop(variant)
+    drop, interval = report.drop(variant), variant.drop_interval
     cells[f"{report.wording.key}_drop"] = None if isinstance(drop, NotMeasured) else drop
+    if isinstance(interval, Interval):
+        cells[f"{report.wording.key}_drop_low"] = interval.low
+        cells[f"{report.wording.key}_drop_high"] = interval.high
     if isinstance(variant.engine, BuiltEngine):
         cells.update(
             engine_bytes=variant.engine.engine_bytes,

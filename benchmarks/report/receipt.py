@@ -3,7 +3,7 @@
 Keys, always all of them and always in the same order; ``docs/receipt.md`` describes each:
 
     schema, model, spec, data, calibration, versions, device, max_drop, reference, notes, warnings
-    variants.NAME.ap, .ap_drop, .figures                 accuracy
+    variants.NAME.ap, .ap_drop, .ap_drop_interval, .figures      accuracy
     variants.NAME.persons_per_second                     the session's, at its fastest batch size
     variants.NAME.latency_ms                             p50, p90, p99 of the session at its smallest batch
     variants.NAME.speed.{session,pipeline,engine}        all batch sizes
@@ -11,9 +11,9 @@ Keys, always all of them and always in the same order; ``docs/receipt.md`` descr
     variants.NAME.measured_on                            for each figure above, with and on what
     variants.NAME.not_measured                           for each null above, why
 
-A classifier's receipt says ``top1`` where this one says ``ap``, ``top1_drop`` for ``ap_drop`` and
-``images_per_second`` for ``persons_per_second``; its ``figures`` are ``top1`` and ``top5``, its ``data``
-``labels`` and ``images``.
+A classifier's receipt says ``top1`` where this one says ``ap``, ``top1_drop`` for ``ap_drop``,
+``top1_drop_interval`` for ``ap_drop_interval`` and ``images_per_second`` for ``persons_per_second``; its
+``figures`` are ``top1`` and ``top5``, its ``data`` ``labels`` and ``images``.
 
 A figure that was not measured is null.
 """
@@ -27,7 +27,7 @@ from ...errors import BundleError
 from ...files import write_text
 from ..speed import NotMeasured, Speed
 from .receipt_reader import SCHEMA, report_from
-from .results import BuiltEngine, MeasuredAccuracy, MeasuredSpeed, Report, VariantReport, Wording
+from .results import BuiltEngine, Interval, MeasuredAccuracy, MeasuredSpeed, Report, VariantReport, Wording
 
 RECEIPT_FILE = "receipt.json"
 
@@ -89,10 +89,12 @@ def _variant(report: Report, variant: VariantReport) -> dict[str, Any]:
     figures = variant.accuracy.figures if isinstance(variant.accuracy, MeasuredAccuracy) else None
     engine = variant.engine if isinstance(variant.engine, BuiltEngine) else None
     session = variant.session_speed if isinstance(variant.session_speed, MeasuredSpeed) else None
+    interval = variant.drop_interval if isinstance(variant.drop_interval, Interval) else None
     drop, words = report.drop(variant), report.wording
     return {
         words.key: variant.accuracy.headline if isinstance(variant.accuracy, MeasuredAccuracy) else None,
         f"{words.key}_drop": None if isinstance(drop, NotMeasured) else drop,
+        f"{words.key}_drop_interval": [interval.low, interval.high] if interval else None,
         f"{words.unit}_per_second": session.fastest.persons_per_second if session else None,
         "latency_ms": asdict(session.smallest.latency_ms) if session else None,
         "graph_bytes": variant.graph_bytes,
@@ -127,9 +129,11 @@ def _sections(
     variant: VariantReport, drop: float | NotMeasured, words: Wording
 ) -> list[tuple[tuple[str, ...], MeasuredAccuracy | MeasuredSpeed | BuiltEngine | NotMeasured]]:
     """Which keys of the receipt come from which part of the report."""
+    accuracy, interval = variant.accuracy, variant.drop_interval
     return [
-        ((words.key, "figures"), variant.accuracy),
-        ((f"{words.key}_drop",), drop if isinstance(drop, NotMeasured) else variant.accuracy),
+        ((words.key, "figures"), accuracy),
+        ((f"{words.key}_drop",), drop if isinstance(drop, NotMeasured) else accuracy),
+        ((f"{words.key}_drop_interval",), interval if isinstance(interval, NotMeasured) else accuracy),
         ((f"{words.unit}_per_second", "latency_ms", "speed.session"), variant.session_speed),
         (("speed.pipeline",), variant.pipeline_speed),
         (("speed.engine",), variant.engine_speed),

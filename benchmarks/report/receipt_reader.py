@@ -14,6 +14,7 @@ from .results import (
     BuiltEngine,
     EvaluatedData,
     EvaluatedImages,
+    Interval,
     MeasuredAccuracy,
     MeasuredSpeed,
     Report,
@@ -21,7 +22,7 @@ from .results import (
     Wording,
 )
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def _variant(name: str, entry: _Object, words: Wording) -> VariantReport:
         session_speed=_speed(entry, speed, "session", words),
         pipeline_speed=_speed(entry, speed, "pipeline", words),
         engine_speed=_speed(entry, speed, "engine", words),
+        drop_interval=_interval(entry, f"{words.key}_drop_interval"),
     )
 
 
@@ -116,6 +118,18 @@ def _accuracy(entry: _Object, words: Wording) -> MeasuredAccuracy | NotMeasured:
         for field in fields(CocoFigures)
     ]
     return MeasuredAccuracy(CocoFigures(*values), place)
+
+
+def _interval(entry: _Object, key: str) -> Interval | NotMeasured:
+    ends = entry.take(key, list, None)
+    if ends is None:
+        return _reason(entry, key)
+    if len(ends) != 2:
+        raise BundleError(f"{entry.where}: {key} should be two numbers, low and high, not {ends!r:.60}")
+    low, high = (_Object({key: end}, entry.where).take(key, float) for end in ends)
+    if low > high:
+        raise BundleError(f"{entry.where}: {key} should begin with its lower end, not {ends!r:.60}")
+    return Interval(low, high)
 
 
 def _engine(entry: _Object) -> BuiltEngine | NotMeasured:

@@ -51,6 +51,14 @@ class MeasuredAccuracy:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """The ends between which 95 % of the drops on 1000 samples of the images lie (``bootstrap``)."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class MeasuredSpeed:
     """Speed by batch size, ascending, and with what and on what device it was measured."""
 
@@ -83,6 +91,9 @@ class BuiltEngine:
     built_on: str
 
 
+_NOT_COMPARED = NotMeasured("it was compared with no other variant")
+
+
 @dataclass(frozen=True)
 class VariantReport:
     """One precision of a model.
@@ -90,6 +101,7 @@ class VariantReport:
     graph_bytes: size of its ONNX file.
     session_speed: the network alone in the backend that ``measured_on`` names. pipeline_speed: from decoded
     image to keypoints in the same backend. engine_speed: the network alone in its TensorRT engine.
+    drop_interval: how sure the drop of AP or top-1 from the reference is.
     """
 
     name: str
@@ -99,6 +111,7 @@ class VariantReport:
     session_speed: MeasuredSpeed | NotMeasured
     pipeline_speed: MeasuredSpeed | NotMeasured
     engine_speed: MeasuredSpeed | NotMeasured
+    drop_interval: Interval | NotMeasured = _NOT_COMPARED
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The report on a terminal: two tables of at most 100 columns and remarks below.
+"""The report on a terminal: tables of at most 100 columns and remarks below.
 
 With rich the tables have lines and the warnings colour; without it the same cells stand in plain columns.
 """
@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
+from ..bootstrap import LEVEL, SAMPLES
 from ..imagenet import ImageNetFigures
 from ..speed import NotMeasured, Speed
 from .results import (
     BuiltEngine,
     EvaluatedImages,
+    Interval,
     MeasuredAccuracy,
     MeasuredSpeed,
     Report,
@@ -37,8 +39,8 @@ class Table:
 
 
 def tables(report: Report) -> tuple[Table, ...]:
-    """Accuracy and size, then speed, as texts."""
-    return _accuracy_table(report), _speed_table(report)
+    """Accuracy, size and speed, as texts."""
+    return _accuracy_table(report), _size_table(report), _speed_table(report)
 
 
 def remarks(report: Report) -> tuple[str, ...]:
@@ -47,12 +49,22 @@ def remarks(report: Report) -> tuple[str, ...]:
         f"Accuracy: {report.wording.place} figures on {_data_words(report)}. "
         f"A drop is the {report.wording.label} of {report.reference} minus the variant's; "
         f"{report.max_drop:.3f} is accepted.",
+        _interval_words(report),
         f"Calibration: {report.calibration}",
         *_places(report),
         *_reasons(report),
         *report.notes,
     ]
     return tuple(line for line in lines if line)
+
+
+def _interval_words(report: Report) -> str:
+    if not any(isinstance(variant.drop_interval, Interval) for variant in report.variants):
+        return ""
+    return (
+        f"Interval of a drop: it holds {100 * LEVEL:.0f} % of the drops on {SAMPLES} samples of the images "
+        "(paired bootstrap). These images cannot tell a variant from the reference where it holds 0."
+    )
 
 
 def _data_words(report: Report) -> str:
@@ -89,33 +101,44 @@ def show(report: Report, stream: TextIO | None = None) -> None:
 
 
 def _accuracy_table(report: Report) -> Table:
-    sizes = ("graph MB", "engine MB", "built in s")
-    header = ("variant", report.wording.label, "drop", *_OTHER_FIGURES[report.spec.task], *sizes)
-    rows = []
-    for variant in report.variants:
-        engine = variant.engine
-        built = (_NOTHING, _NOTHING)
-        if isinstance(engine, BuiltEngine):
-            built = (f"{engine.engine_bytes / _MEGA:.2f}", f"{engine.build_seconds:.1f}")
-        size = f"{variant.graph_bytes / _MEGA:.2f}"
-        rows.append((variant.name, *_accuracy_cells(report, variant), size, *built))
-    return Table("Accuracy and size", header, tuple(rows))
+    interval = f"{100 * LEVEL:.0f} % interval"
+    header = ("variant", report.wording.label, "drop", interval, *_OTHER_FIGURES[report.spec.task])
+    rows = ((variant.name, *_accuracy_cells(report, variant)) for variant in report.variants)
+    return Table("Accuracy", header, tuple(rows))
 
 
 def _accuracy_cells(report: Report, variant: VariantReport) -> tuple[str, ...]:
     if isinstance(variant.accuracy, NotMeasured):
-        return (_NOTHING,) * (2 + len(_OTHER_FIGURES[report.spec.task]))
+        return (_NOTHING,) * (3 + len(_OTHER_FIGURES[report.spec.task]))
     figures, drop = variant.accuracy.figures, report.drop(variant)
     change = _NOTHING
     if isinstance(drop, float) and variant.name != report.reference:
-        change = f"{round(drop, 3) + 0.0:+.3f}"  # adding zero turns a rounded -0.0 into 0.0
+        change = _signed(drop)
+    interval = variant.drop_interval
+    ends = (
+        f"{_signed(interval.low)} to {_signed(interval.high)}" if isinstance(interval, Interval) else _NOTHING
+    )
     values: tuple[float | None, ...]
     if isinstance(figures, ImageNetFigures):
         values = (figures.top5,)
     else:
         values = (figures.ap50, figures.ap75, figures.ap_medium, figures.ap_large, figures.ar)
     cells = (_NOTHING if value is None else f"{value:.3f}" for value in values)
-    return (f"{variant.accuracy.headline:.3f}", change, *cells)
+    return (f"{variant.accuracy.headline:.3f}", change, ends, *cells)
+
+
+def _signed(drop: float) -> str:
+    return f"{round(drop, 3) + 0.0:+.3f}"  # adding zero turns a rounded -0.0 into 0.0
+
+
+def _size_table(report: Report) -> Table:
+    rows = []
+    for variant in report.variants:
+        engine, built = variant.engine, (_NOTHING, _NOTHING)
+        if isinstance(engine, BuiltEngine):
+            built = (f"{engine.engine_bytes / _MEGA:.2f}", f"{engine.build_seconds:.1f}")
+        rows.append((variant.name, f"{variant.graph_bytes / _MEGA:.2f}", *built))
+    return Table("Size", ("variant", "graph MB", "engine MB", "built in s"), tuple(rows))
 
 
 def _speed_table(report: Report) -> Table:
@@ -198,6 +221,11 @@ def _reasons(report: Report) -> list[str]:
             part = getattr(variant, field)
             if isinstance(part, NotMeasured):
                 reasons.setdefault(part.reason, {}).setdefault(variant.name, []).append(_in_words(field))
+        interval = variant.drop_interval
+        # the reference has no drop: nothing is missing there
+        with_drop = variant.name != report.reference and isinstance(report.drop(variant), float)
+        if with_drop and isinstance(interval, NotMeasured):
+            reasons.setdefault(interval.reason, {}).setdefault(variant.name, []).append("drop interval")
     lines = [f"Not measured: {_by_figures(variants)}: {reason}." for reason, variants in reasons.items()]
     if any(_lacks_percentile(variant) for variant in report.variants):
         lines.append("A p90 needs 10 timed calls and a p99 100; with fewer it is not measured.")

@@ -20,6 +20,7 @@ from posedge.benchmarks.report.receipt import read_receipt, receipt_text, write_
 from posedge.benchmarks.report.results import (
     BuiltEngine,
     EvaluatedData,
+    Interval,
     MeasuredAccuracy,
     MeasuredSpeed,
     Report,
@@ -53,8 +54,19 @@ def engine(size: int) -> BuiltEngine:
 
 
 FP32 = VariantReport("fp32", 5346388, accuracy(0.673), engine(6100000), speed(1), speed(1.1), NO_GPU)
-FP16 = VariantReport("fp16", 2746388, accuracy(0.6728), engine(3100000), SIMULATED, SIMULATED, NO_GPU)
-INT8 = VariantReport("int8", 1946388, accuracy(0.011), engine(2100000), speed(0.7), speed(0.8), NO_GPU)
+FP16 = VariantReport(
+    "fp16",
+    2746388,
+    accuracy(0.6728),
+    engine(3100000),
+    SIMULATED,
+    SIMULATED,
+    NO_GPU,
+    Interval(-0.0012, 0.0021),
+)
+INT8 = VariantReport(
+    "int8", 1946388, accuracy(0.011), engine(2100000), speed(0.7), speed(0.8), NO_GPU, Interval(0.631, 0.69)
+)
 UNKNOWN = NotMeasured("the run was told to skip it")
 NOTHING = VariantReport("mixed", 1, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
 REPORT = Report(
@@ -109,6 +121,8 @@ def test_the_receipt_has_what_programs_look_for() -> None:
     int8, fp16, mixed = variants["int8"], variants["fp16"], variants["mixed"]
     assert int8["ap"] == 0.011
     assert int8["ap_drop"] == pytest.approx(0.662)
+    assert int8["ap_drop_interval"] == [0.631, 0.69]
+    assert variants["fp32"]["ap_drop_interval"] is None
     assert int8["persons_per_second"] == pytest.approx(131 / 0.7)
     assert int8["latency_ms"]["p50"] == pytest.approx(8.1 * 0.7)
     assert int8["engine_bytes"] == 2100000
@@ -117,6 +131,7 @@ def test_the_receipt_has_what_programs_look_for() -> None:
     assert fp16["ap"] == 0.6728
     assert fp16["persons_per_second"] is fp16["latency_ms"] is fp16["speed"]["session"] is None
     assert "simulated" in fp16["not_measured"]["persons_per_second"]
+    assert mixed["not_measured"]["ap_drop_interval"] == "it was compared with no other variant"
     for key in ("ap", "ap_drop", "persons_per_second", "latency_ms", "engine_bytes", "figures", "engine"):
         assert mixed[key] is None
         assert mixed["not_measured"][key] == UNKNOWN.reason
@@ -177,7 +192,13 @@ def spoil(path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("schema", 2, "schema 2"),
+        ("schema", 1, "schema 1, this posedge reads 2; .* measure again"),
+        ("schema", 3, "schema 3"),
+        ("variants/int8/ap_drop_interval", ..., "'ap_drop_interval' is missing"),
+        ("variants/int8/ap_drop_interval", [0.6], "two numbers, low and high"),
+        ("variants/int8/ap_drop_interval", [0.6, "0.7"], "ap_drop_interval should be float"),
+        ("variants/int8/ap_drop_interval", [0.7, 0.6], "begin with its lower end"),
+        ("variants/int8/ap_drop_interval", None, "'ap_drop_interval' is missing"),
         ("model", ..., "'model' is missing"),
         ("spec/codec", "other", "codec"),
         ("data/images", "145", "images should be int"),
@@ -236,6 +257,8 @@ def test_csv_has_a_row_for_each_variant_and_batch(report: Report, tmp_path: Path
 def test_csv_cells() -> None:
     rows = {(row["variant"], row["batch"]): row for row in csv.DictReader(io.StringIO(csv_text(ALL)))}
     assert float(rows["int8", "8"]["ap_drop"]) == pytest.approx(0.662)
+    assert (rows["int8", "8"]["ap_drop_low"], rows["int8", "8"]["ap_drop_high"]) == ("0.631", "0.69")
+    assert rows["fp32", "1"]["ap_drop_low"] == rows["fp32", "1"]["ap_drop_high"] == ""
     assert float(rows["int8", "8"]["session_persons_per_second"]) == pytest.approx(131 / 0.7)
     assert rows["int8", "8"]["session_p99_ms"] == ""
     assert float(rows["int8", "1"]["pipeline_p99_ms"]) == pytest.approx(11.2 * 0.8)
@@ -258,35 +281,46 @@ def test_the_table_says_what_was_not_measured_and_shouts_about_a_collapse() -> N
     assert "!! INT8 COLLAPSED: AP 0.011 of 0.673" in shown
     fp16 = [line for line in shown.splitlines() if line.startswith("fp16")]
     assert "0.673" in fp16[0]
-    assert fp16[1].count("not measured") == 2
-    assert not any(character.isdigit() for character in fp16[1].removeprefix("fp16"))
+    assert "+0.000  -0.001 to +0.002" in fp16[0]
+    assert fp16[2].count("not measured") == 2
+    assert not any(character.isdigit() for character in fp16[2].removeprefix("fp16"))
     joined = " ".join(shown.split())
     assert f"fp16 (speed, pipeline speed): {SIMULATED.reason}." in joined
     assert f"fp32, fp16, int8 (engine speed): {NO_GPU.reason}." in joined
     assert f"Measured with {PLACE}" in joined
     assert "a p99 100" in joined
+    assert "95 % of the drops on 1000 samples" in joined
     assert "The pictures are drawn, not photographed." in joined
 
 
 def test_a_drop_that_rounds_to_nothing_has_no_minus() -> None:
     better = replace(FP16, accuracy=accuracy(0.6732))
-    figures, _ = tables(replace(REPORT, variants=(FP32, better)))
+    figures, _, _ = tables(replace(REPORT, variants=(FP32, better)))
     assert figures.rows[1][2] == "+0.000"
 
 
 def test_an_engine_that_was_timed_has_rows_of_its_own() -> None:
     timed = replace(REPORT, variants=(replace(FP32, engine_speed=speed(0.1)),))
-    _, speeds = tables(timed)
+    _, _, speeds = tables(timed)
     assert [row[0] for row in speeds.rows] == ["fp32", "", "fp32 engine", ""]
     assert speeds.rows[2][5] == "1180"
 
 
 def test_a_reference_has_no_drop_and_a_batch_that_one_part_lacks_is_not_measured() -> None:
     one_size = MeasuredSpeed((speed(1).by_batch[0],), PLACE)
-    figures, speeds = tables(replace(REPORT, variants=(replace(FP32, pipeline_speed=one_size),)))
-    assert figures.rows[0][:3] == ("fp32", "0.673", "-")
+    figures, _, speeds = tables(replace(REPORT, variants=(replace(FP32, pipeline_speed=one_size),)))
+    assert figures.rows[0][:4] == ("fp32", "0.673", "-", "-")
     assert speeds.rows[1][1] == "8"
     assert speeds.rows[1][-1] == "not measured"
+
+
+def test_a_drop_without_an_interval_says_why_and_a_reference_needs_none() -> None:
+    one_image = NotMeasured("an interval over images needs two images at least")
+    shown = replace(REPORT, variants=(FP32, replace(INT8, drop_interval=one_image)))
+    assert tables(shown)[0].rows[1][2:4] == ("+0.662", "-")
+    assert f"Not measured: int8 (drop interval): {one_image.reason}." in remarks(shown)
+    assert not any("samples of the images" in line for line in remarks(shown))
+    assert not any("drop interval" in line for line in remarks(REPORT))
 
 
 class Terminal(io.StringIO):
