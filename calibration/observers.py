@@ -20,8 +20,8 @@ from .topology import Topology
 
 Batch: TypeAlias = NDArray[np.float32] | PersonCrops | ImageBatch
 
-# more crops in one run would only take more memory: all observed tensors of a run are held at once
-_CROPS_PER_RUN = 2
+# fewer crops than this leave ranges to chance
+_FEW_CROPS = 8
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,27 @@ def observe(
     observers = {tensor: Observer() for tensor in tensors}
     done = 0
     with progress.task("observing activations", crops) as task:
-        for pixels, names in _pieces(batches):
-            values = dict(zip(computed, _run(session, computed, feed, pixels, names), strict=True))
+        for pixels, name in _crops(batches):
+            values = dict(zip(computed, _run(session, computed, feed, pixels, name), strict=True))
             for tensor, observer in observers.items():
-                _update(observer, tensor, values.get(tensor, pixels), names)
-            done += len(pixels)
+                # each tensor is freed once it is observed, or the next run would come on top of this one's
+                _update(observer, tensor, values.pop(tensor, pixels), name)
+            done += 1
             task.update(done)
     if not done:
         raise CalibrationError("there are no crops to calibrate with; give more images")
     return Observation({tensor: observer.result() for tensor, observer in observers.items()}, done)
+
+
+def few_crops_note(count: int) -> str | None:
+    """What to say of a calibration with ``count`` crops; None where they are enough."""
+    if count >= _FEW_CROPS:
+        return None
+    crops = "1 crop" if count == 1 else f"{count} crops"
+    return (
+        f"INT8 ranges come from {crops} only and may not hold for other images; calibrate with {_FEW_CROPS} "
+        "at least, better with 100"
+    )
 
 
 def _observing_session(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[Any, str]:
@@ -95,10 +107,12 @@ def _observing_session(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[
     return session, topology.inputs[0]
 
 
-def _pieces(
-    batches: Iterable[Batch],
-) -> Iterator[tuple[NDArray[np.float32], tuple[str, ...]]]:
-    """Cut batches into runs of a few crops, each with the names of its crops."""
+def _crops(batches: Iterable[Batch]) -> Iterator[tuple[NDArray[np.float32], str]]:
+    """Each crop as a batch of its own, (1, 3, H, W), with its name.
+
+    More crops in one run take more memory, for all observed tensors of a run are held at once, and no less
+    time.
+    """
     for number, batch in enumerate(batches):
         if isinstance(batch, PersonCrops | ImageBatch):
             pixels, names = batch.batch, batch.names
@@ -110,13 +124,12 @@ def _pieces(
                 f"batch {number} is {pixels.dtype} of shape {pixels.shape}; "
                 "calibration takes float32 of shape (N, 3, H, W)"
             )
-        for start in range(0, len(pixels), _CROPS_PER_RUN):
-            piece = slice(start, start + _CROPS_PER_RUN)
-            yield pixels[piece], names[piece]
+        for index, name in enumerate(names):
+            yield pixels[index : index + 1], name
 
 
 def _run(
-    session: Any, computed: list[str], feed: str, pixels: NDArray[np.float32], names: tuple[str, ...]
+    session: Any, computed: list[str], feed: str, pixels: NDArray[np.float32], name: str
 ) -> list[NDArray[Any]]:
     if not computed:
         return []
@@ -124,20 +137,16 @@ def _run(
         outputs: list[NDArray[Any]] = session.run(computed, {feed: pixels})
     except Exception as error:  # onnxruntime's errors have no common base
         raise CalibrationError(
-            f"the graph cannot run crops of shape {pixels.shape} ({names[0]}): {error}"
+            f"the graph cannot run crops of shape {pixels.shape} ({name}): {error}"
         ) from error
     return outputs
 
 
-def _update(observer: Observer, tensor: str, values: NDArray[Any], names: tuple[str, ...]) -> None:
+def _update(observer: Observer, tensor: str, values: NDArray[Any], name: str) -> None:
     try:
         observer.update(values)
     except CalibrationError as error:
-        where = " or ".join(names)
-        if values.ndim and len(values) == len(names):
-            finite = np.isfinite(values).reshape(len(names), -1).all(axis=1)
-            where = names[int(np.argmin(finite))]
         raise CalibrationError(
-            f"tensor {tensor!r} cannot be calibrated: {error} for {where}. "
+            f"tensor {tensor!r} cannot be calibrated: {error} for {name}. "
             "Check the checkpoint for NaN weights and the spec's mean and std."
         ) from error
