@@ -15,7 +15,7 @@ from ..files import sha256_file
 from ..progress import SILENT, Progress
 from .equalize import equalize
 from .factors import Factors, channel_factors
-from .observers import Batch, observe
+from .observers import Batch, few_crops_note, observe
 from .placement import Placement, plan
 from .qdq import insert_qdq
 from .ranges import METHODS
@@ -67,12 +67,20 @@ def calibrate(
     model = load_graph(graph)
     placement = plan_quantization(model, graph)
     seen = observe(model, batches, placement.activations, progress, crops)
+    if note := few_crops_note(seen.crops):
+        progress.note(note)
     statistics: Mapping[str, TensorStatistics] = seen.tensors
     factors: dict[str, Factors] = {}
     if equalized:
         factors = channel_factors(model, placement, statistics)
         statistics = {tensor: found.scaled(factors[tensor]) for tensor, found in statistics.items()}
     ranges = METHODS[method](statistics)
+    if not ranges.amax:
+        tensor, reason = next(iter(ranges.excluded.items()))
+        raise CalibrationError(
+            f"{graph}: no tensor of it can be calibrated ({tensor!r}: {reason}). Are the images blank? "
+            "Check them, and the spec's mean and std."
+        )
     return CalibrationTable(
         sha256_file(graph),
         images_sha256,
