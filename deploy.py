@@ -278,9 +278,22 @@ def _as_report(job: _Job, variants: tuple[VariantReport, ...]) -> Report:
         device=device_description(),
         max_drop=options.max_drop,
         variants=variants,
-        notes=(*options.notes, *options.graph.lines, *data.notes, *_half_notes(job)),
+        notes=(
+            *options.notes,
+            *options.graph.lines,
+            *data.notes,
+            *_half_notes(job),
+            *_calibration_notes(job),
+        ),
         reference=REFERENCE,
     )
+
+
+def _calibration_notes(job: _Job) -> tuple[str, ...]:
+    from .calibration.observers import few_crops_note
+
+    note = None if job.calibration_data is None else few_crops_note(job.calibration_data.count)
+    return () if note is None else (note,)
 
 
 def _calibration_line(job: _Job) -> str:

@@ -20,7 +20,7 @@ from ..progress import SILENT, Progress
 from .bias import bias_corrections, correct_biases
 from .equalize import equalize
 from .factors import Factors, channel_factors
-from .observers import Batch, Observation, observe
+from .observers import Batch, Observation, few_crops_note, observe
 from .patches import PatchMoments, patch_observers
 from .placement import Placement, plan
 from .qdq import insert_qdq
@@ -108,6 +108,8 @@ def calibrate(
     layers = (weight.node for weight in placement.weights) if recipe.rounded else ()
     watched = patch_observers(Topology(model), layers)
     seen = observe(model, batches, placement.activations, progress, crops, watched)
+    if note := few_crops_note(seen.crops):
+        progress.note(note)
     statistics: Mapping[str, TensorStatistics] = seen.tensors
     factors: dict[str, Factors] = {}
     if recipe.equalized:
@@ -115,6 +117,12 @@ def calibrate(
         model = equalize(model, factors)
         statistics = {tensor: found.scaled(factors[tensor]) for tensor, found in statistics.items()}
     ranges = METHODS[recipe.method](statistics)
+    if not ranges.amax:
+        tensor, reason = next(iter(ranges.excluded.items()))
+        raise CalibrationError(
+            f"{graph}: no tensor of it can be calibrated ({tensor!r}: {reason}). Are the images blank? "
+            "Check them, and the spec's mean and std."
+        )
     placement = plan(model, recipe.target).without(ranges.excluded)
     corrections = bias_corrections(model, placement, statistics) if recipe.corrected else {}
     rounded = round_layers(model, placement, _scaled_moments(seen, factors), progress)

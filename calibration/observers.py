@@ -22,8 +22,8 @@ from .topology import Topology
 
 Batch: TypeAlias = NDArray[np.float32] | PersonCrops | ImageBatch
 
-# more crops in one run would only take more memory: all observed tensors of a run are held at once
-_CROPS_PER_RUN = 2
+# fewer crops than this leave ranges to chance
+_FEW_CROPS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +67,20 @@ def observe(
     session, feed = _observing_session(model, tensors)
     computed = [tensor for tensor in tensors if tensor != feed]
     observers = {tensor: Observer() for tensor in tensors}
+    watchers: dict[str, list[PatchObserver]] = {}
+    for watcher in patches.values():
+        watchers.setdefault(watcher.tensor, []).append(watcher)
     done = 0
     with progress.task("observing activations", crops) as task:
-        for pixels, names in pieces(batches, _CROPS_PER_RUN):
-            values = dict(zip(computed, _run(session, computed, feed, pixels, names), strict=True))
+        for pixels, name in single_crops(batches):
+            values = dict(zip(computed, _run(session, computed, feed, pixels, name), strict=True))
             for tensor, observer in observers.items():
-                _update(observer, tensor, values.get(tensor, pixels), names)
-            for watcher in patches.values():
-                watcher.update(values.get(watcher.tensor, pixels))
-            done += len(pixels)
+                # each tensor is freed once it is observed, or the next run would come on top of this one's
+                found = values.pop(tensor, pixels)
+                _update(observer, tensor, found, name)
+                for watcher in watchers.get(tensor, ()):
+                    watcher.update(found)
+            done += 1
             task.update(done)
     if not done:
         raise CalibrationError("there are no crops to calibrate with; give more images")
@@ -83,6 +88,17 @@ def observe(
         {tensor: observer.result() for tensor, observer in observers.items()},
         done,
         {layer: LayerPatches(watcher.tensor, watcher.result()) for layer, watcher in patches.items()},
+    )
+
+
+def few_crops_note(count: int) -> str | None:
+    """What to say of a calibration with ``count`` crops; None where they are enough."""
+    if count >= _FEW_CROPS:
+        return None
+    crops = "1 crop" if count == 1 else f"{count} crops"
+    return (
+        f"INT8 ranges come from {crops} only and may not hold for other images; calibrate with {_FEW_CROPS} "
+        "at least, better with 100"
     )
 
 
@@ -118,10 +134,11 @@ def _observing_session(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[
     return session, topology.inputs[0]
 
 
-def pieces(batches: Iterable[Batch], size: int) -> Iterator[tuple[NDArray[np.float32], tuple[str, ...]]]:
-    """Cut batches into runs of at most ``size`` crops, each with the names of its crops.
+def single_crops(batches: Iterable[Batch]) -> Iterator[tuple[NDArray[np.float32], str]]:
+    """Each crop as a batch of its own, (1, 3, H, W), with its name.
 
-    Raises CalibrationError when a batch is not float32 (N, 3, H, W).
+    More crops in one run take more memory, for all observed tensors of a run are held at once, and no less
+    time.
     """
     for number, batch in enumerate(batches):
         if isinstance(batch, PersonCrops | ImageBatch):
@@ -134,13 +151,12 @@ def pieces(batches: Iterable[Batch], size: int) -> Iterator[tuple[NDArray[np.flo
                 f"batch {number} is {pixels.dtype} of shape {pixels.shape}; "
                 "calibration takes float32 of shape (N, 3, H, W)"
             )
-        for start in range(0, len(pixels), size):
-            piece = slice(start, start + size)
-            yield pixels[piece], names[piece]
+        for index, name in enumerate(names):
+            yield pixels[index : index + 1], name
 
 
 def _run(
-    session: Any, computed: list[str], feed: str, pixels: NDArray[np.float32], names: tuple[str, ...]
+    session: Any, computed: list[str], feed: str, pixels: NDArray[np.float32], name: str
 ) -> list[NDArray[Any]]:
     if not computed:
         return []
@@ -148,20 +164,16 @@ def _run(
         outputs: list[NDArray[Any]] = session.run(computed, {feed: pixels})
     except Exception as error:  # onnxruntime's errors have no common base
         raise CalibrationError(
-            f"the graph cannot run crops of shape {pixels.shape} ({names[0]}): {error}"
+            f"the graph cannot run crops of shape {pixels.shape} ({name}): {error}"
         ) from error
     return outputs
 
 
-def _update(observer: Observer, tensor: str, values: NDArray[Any], names: tuple[str, ...]) -> None:
+def _update(observer: Observer, tensor: str, values: NDArray[Any], name: str) -> None:
     try:
         observer.update(values)
     except CalibrationError as error:
-        where = " or ".join(names)
-        if values.ndim and len(values) == len(names):
-            finite = np.isfinite(values).reshape(len(names), -1).all(axis=1)
-            where = names[int(np.argmin(finite))]
         raise CalibrationError(
-            f"tensor {tensor!r} cannot be calibrated: {error} for {where}. "
+            f"tensor {tensor!r} cannot be calibrated: {error} for {name}. "
             "Check the checkpoint for NaN weights and the spec's mean and std."
         ) from error

@@ -7,6 +7,7 @@ rounded, and only what comes after it runs again: minutes where whole runs would
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..runtime.joints import find_joints
 from ..runtime.spec import ModelSpec
 from .calibrate import Calibration, equalized_graph
 from .macs import layer_macs
-from .observers import Batch, pieces
+from .observers import Batch, single_crops
 from .placement import Placement
 from .simulation import Int8Simulation
 from .table import CalibrationTable
@@ -194,12 +195,9 @@ def _kept_crops(model: onnx.ModelProto, spec: ModelSpec) -> int:
 
 def _chunks(batches: Iterable[Batch], crops: int, size: int) -> Iterator[Tensor]:
     """The first ``crops`` of the batches, at most ``size`` at a time."""
-    left = crops
-    for pixels, _ in pieces(batches, size):
-        if left <= 0:
-            return
-        yield torch.from_numpy(pixels[:left])
-        left -= len(pixels)
+    pixels = islice((crop for crop, _ in single_crops(batches)), crops)
+    while chunk := list(islice(pixels, size)):
+        yield torch.from_numpy(np.concatenate(chunk))
 
 
 def _channel_largest(values: Tensor) -> NDArray[np.float32]:

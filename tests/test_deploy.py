@@ -261,7 +261,6 @@ def test_calibrating_on_the_measured_images_is_said(options: DeployOptions) -> N
         ({"limit": 0}, DataError, "positive"),
         ({"max_drop": float("nan")}, DataError, "max_drop: nan"),
         ({"threads": 0}, DataError, "threads: 0"),
-        ({"target": "tpu"}, DataError, "target: tpu .*tensorrt, tensorrt-rtx, onnxruntime"),
         ({"build_timeout_s": 0.0}, DataError, "build_timeout_s: 0"),
         ({"precisions": ("fp32", "fp8")}, DataError, "fp8.*Choose from fp32, fp16, int8"),
         ({"batch_sizes": (0,)}, DataError, "positive"),

@@ -54,8 +54,7 @@ def test_what_onnxruntime_runs_in_int8(body, output, shapes, expected, tmp_path:
         write(tmp_path / "net.onnx", body, output, shapes),
         crops(),
         graph,
-        "minmax",
-        Recipe(target="onnxruntime"),
+        Recipe("minmax", target="onnxruntime"),
     )
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
