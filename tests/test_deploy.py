@@ -19,6 +19,7 @@ from posedge import ModelSpec, PoseEstimator
 from posedge.benchmarks.report.receipt import read_receipt
 from posedge.benchmarks.report.results import Interval
 from posedge.benchmarks.speed import NotMeasured
+from posedge.calibration.recipe import Recipe
 from posedge.deploy import deploy
 from posedge.errors import BundleError, CheckpointError, DataError, GraphError, OutputError
 from posedge.export.graph_options import GraphOptions
@@ -120,7 +121,7 @@ def test_a_second_run_does_nothing_and_a_change_only_what_depends_on_it(options:
     assert (second.directory / "bundle.json").read_bytes() == sealed
 
     listener = Listener()
-    deploy(replace(options, calibration_method="minmax"), listener)
+    deploy(replace(options, recipe=Recipe("minmax")), listener)
     assert {"export", "fp16", "engine fp32", "engine fp16"} <= set(listener.kept)
     assert not {"int8", "engine int8", "measure int8"} & set(listener.kept)
 
@@ -305,7 +306,7 @@ exit $code
 
 @pytest.mark.parametrize(
     ("kilobytes", "file"),
-    [(16, "fp32.onnx"), (44, "fp16.onnx"), (88, "fp32.engine"), (1584, "report.csv|report.png|receipt.json")],
+    [(16, "fp32.onnx"), (44, "fp16.onnx"), (88, "fp32.engine"), (1632, "report.csv|report.png|receipt.json")],
 )
 def test_a_full_disk_is_an_error_and_leaves_no_part_of_a_file(
     options: DeployOptions, tmp_path: Path, kilobytes: int, file: str

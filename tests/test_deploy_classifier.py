@@ -122,6 +122,7 @@ def test_the_main_job_from_an_onnx_file_to_classes(deployed: tuple[Outcome, Path
     assert receipt["data"] == {"labels": "imagenet/val", "images": 24}
     assert receipt["calibration"] == (
         "mse ranges of 12 images from imagenet/train, placed for tensorrt-rtx, channels equalised, "
+        "weights rounded by the output, "
         "biases corrected"
     )
     assert set(receipt["variants"]) == {"fp32", "fp16", "int8"}

@@ -15,6 +15,7 @@ from onnx import numpy_helper, parser
 
 from posedge.calibration.calibrate import quantize
 from posedge.calibration.placement import plan
+from posedge.calibration.recipe import Recipe
 from posedge.calibration.targets import TARGETS
 from posedge.calibration.topology import Topology, node_id
 from posedge.engines import build_engine
@@ -170,7 +171,7 @@ def test_a_transposed_convolution_of_int8_weights_is_computed_in_float(tmp_path:
 def test_all_convolutions_of_pp_tinypose_are_in_int8(tinypose: Path, tmp_path: Path) -> None:
     model = FoldBias().edit(onnx.load(tinypose))
     crops = np.random.default_rng(1).normal(size=(2, 3, 256, 192)).astype(np.float32)
-    quantize(tinypose, [crops], tmp_path / "int8.onnx", "minmax", equalized=False)
+    quantize(tinypose, [crops], tmp_path / "int8.onnx", Recipe("minmax", equalized=False, rounded=False))
     build_engine(tmp_path / "int8.onnx", tmp_path / "engine", flavour="tensorrt_rtx", time_limit_s=300)
     convolutions = [node_id(node) for node in model.graph.node if node.op_type == "Conv"]
     assert len(convolutions) == len(plan(model).weights) == 269
