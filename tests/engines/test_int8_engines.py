@@ -88,7 +88,7 @@ def built(path: Path, channels: int = 32, target: str = "tensorrt-rtx") -> Path:
     """The engine of the INT8 form of the graph at ``path``."""
     crops = np.random.default_rng(1).normal(size=(2, channels, 16, 12)).astype(np.float32)
     int8, engine = path.with_suffix(".int8.onnx"), path.with_suffix(".engine")
-    quantize(path, [crops], int8, "minmax", target=target)
+    quantize(path, [crops], int8, Recipe("minmax", target=target))
     build_engine(int8, engine, flavour="tensorrt_rtx", time_limit_s=120)
     return engine
 
