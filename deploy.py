@@ -8,7 +8,7 @@ the runtime trust the result. A stage is skipped when its files are there, made 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,9 @@ from .progress import SILENT, LabelledProgress, Progress
 from .runtime.bundle import VariantFiles, seal_bundle
 from .runtime.spec import ModelSpec
 from .stages import StageLog
+from .variant_graphs import CALIBRATION_FILE, SEARCH_FILE, VariantGraphs
 
-_CALIBRATION_BATCH = 4  # the more crops at once, the more memory for activations
 _VERIFIED_CROPS = 5
-_HALF_CROPS = 16  # extremes of activations, taken with a wide margin, need few crops
-_HALF_LAYERS = "measurements/fp16.float32_layers.json"
-_NAMED_LAYERS = 5
 
 
 @dataclass(frozen=True)
@@ -73,6 +70,23 @@ class _Job:
     def variants(self) -> tuple[str, ...]:
         return tuple(name for name in PRECISIONS if name == REFERENCE or name in self.options.precisions)
 
+    @cached_property
+    def graphs(self) -> VariantGraphs:
+        options = self.options
+        return VariantGraphs(
+            self.directory,
+            self.graph(REFERENCE),
+            self.spec,
+            options.recipe,
+            self.calibration_data,
+            self.data,
+            options.flip_test,
+            options.max_drop if options.search else None,
+            self.stage,
+            self.stages,
+            self.progress,
+        )
+
     def graph(self, variant: str) -> Path:
         return self.directory / f"{variant}.onnx"
 
@@ -97,7 +111,9 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
         remove_leftovers(directory)
         job = _open_job(options, source, directory, progress)
         _export(job)
-        _calibrate(job)
+        if "fp16" in job.variants:
+            job.graphs.half()
+        job.graphs.int8()
         engines = {variant: _build(job, variant) for variant in job.variants}
         measured = [_measure(job, variant, engines[variant]) for variant in job.variants]
         variants = [replace(report, drop_interval=_compare(job, report.name)) for report in measured]
@@ -120,55 +136,6 @@ def _export(job: _Job) -> None:
 
     job.source.fetch(job.progress)
     job.stage("export", job.source.inputs, (job.graph(REFERENCE).name,), work)
-
-
-def _calibrate(job: _Job) -> None:
-    """The float16 graph, and the INT8 graph from the ranges of real crops."""
-    from .calibration.calibrate import quantize
-
-    reference = job.graph(REFERENCE)
-    inputs: dict[str, Any] = {"graph": sha256_file(reference)}
-    data = job.calibration_data
-    if "fp16" in job.variants:
-        _half(job, inputs)
-    if data is None:
-        return
-    recipe, images = job.options.recipe, data.images_sha256
-
-    def work() -> None:
-        crops = data.batches(job.spec, _CALIBRATION_BATCH)
-        table = quantize(reference, crops, job.graph("int8"), recipe, images, job.progress, data.count)
-        table.save(job.directory / "calibration.json")
-
-    inputs |= {"images": images, "recipe": asdict(recipe)}
-    job.stage("int8", inputs, ("int8.onnx", "calibration.json"), work)
-
-
-def _half(job: _Job, inputs: Mapping[str, Any]) -> None:
-    """The float16 graph. Where there are crops, they show which layers must stay float32."""
-    from .calibration.half import write_float16
-
-    data = job.calibration_data
-
-    def work() -> None:
-        crops = None if data is None else data.batches(job.spec, _CALIBRATION_BATCH)
-        observed = None if crops is None else islice(crops, _HALF_CROPS // _CALIBRATION_BATCH)
-        kept = write_float16(job.graph(REFERENCE), job.graph("fp16"), observed)
-        write_text(job.directory / _HALF_LAYERS, json.dumps([asdict(layer) for layer in kept], indent=1))
-
-    images = None if data is None else data.images_sha256
-    job.stage("fp16", {**inputs, "images": images}, ("fp16.onnx", _HALF_LAYERS), work)
-
-
-def _half_notes(job: _Job) -> tuple[str, ...]:
-    """What float16 could not hold, as a line of the report."""
-    record = job.directory / _HALF_LAYERS
-    layers = json.loads(record.read_text("utf-8")) if "fp16" in job.variants and record.is_file() else []
-    if not layers:
-        return ()
-    first = "; ".join(f"{layer['node']} ({layer['reason']})" for layer in layers[:_NAMED_LAYERS])
-    more = f"; and {len(layers) - _NAMED_LAYERS} more" if len(layers) > _NAMED_LAYERS else ""
-    return (f"fp16 keeps {len(layers)} layers in float32: {first}{more}",)
 
 
 def _build(job: _Job, variant: str) -> BuiltEngine | NotMeasured:
@@ -273,7 +240,7 @@ def _as_report(job: _Job, variants: tuple[VariantReport, ...]) -> Report:
         model=job.spec.name,
         spec=job.spec,
         data=data.evaluated(options.flip_test),
-        calibration=_calibration_line(job),
+        calibration=job.graphs.described(),
         versions=library_versions(),
         device=device_description(),
         max_drop=options.max_drop,
@@ -282,27 +249,10 @@ def _as_report(job: _Job, variants: tuple[VariantReport, ...]) -> Report:
             *options.notes,
             *options.graph.lines,
             *data.notes,
-            *_half_notes(job),
-            *_calibration_notes(job),
+            *(job.graphs.notes(job.variants) if variants else ()),
         ),
         reference=REFERENCE,
     )
-
-
-def _calibration_notes(job: _Job) -> tuple[str, ...]:
-    from .calibration.observers import few_crops_note
-
-    note = None if job.calibration_data is None else few_crops_note(job.calibration_data.count)
-    return () if note is None else (note,)
-
-
-def _calibration_line(job: _Job) -> str:
-    data, options = job.calibration_data, job.options
-    if data is None:
-        return "none"
-    line = options.recipe.described(data.described)
-    shared = len(data.image_paths & job.data.image_paths)
-    return line + (f", {shared} of whose images are measured too: the INT8 figures flatter" if shared else "")
 
 
 def _seal(job: _Job, report: Report) -> None:
@@ -315,5 +265,6 @@ def _seal(job: _Job, report: Report) -> None:
             f"{built.flavour} {built.version}" if built else None,
         )
     if job.calibration_data is not None:
-        files.append("calibration.json")
+        files.append(CALIBRATION_FILE)
+        files += [SEARCH_FILE] if job.options.search else []
     seal_bundle(job.directory, job.spec, variants, report.recommended, files, report.versions)

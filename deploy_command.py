@@ -59,8 +59,8 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         "--max-drop",
         type=fraction,
-        default=0.01,
-        help="drop of AP or top-1 that is acceptable (default: 0.01)",
+        help="drop of AP or top-1 that is acceptable: INT8 leaves as many layers in float as that takes "
+        "(default: all of INT8; a drop above 0.01 is reported)",
     )
     work.add_argument("--no-flip", dest="flip", action="store_false", help="without the flip test")
     work.add_argument(
@@ -102,7 +102,7 @@ def run_deploy(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
     from .calibration.recipe import Recipe
     from .deploy import deploy
     from .engines import BatchProfile
-    from .options import DeployOptions
+    from .options import MAX_DROP, DeployOptions
     from .progress import for_terminal
 
     deploy_options = DeployOptions(
@@ -114,7 +114,8 @@ def run_deploy(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
         boxes=options.boxes,
         flip_test=options.flip,
         precisions=options.precision,
-        max_drop=options.max_drop,
+        max_drop=MAX_DROP if options.max_drop is None else options.max_drop,
+        search=options.max_drop is not None and "int8" in options.precision,
         profile=BatchProfile(*options.batch_profile),
         recipe=Recipe(
             options.calibration_method,

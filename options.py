@@ -12,6 +12,7 @@ from .errors import DataError
 from .export.graph_options import PLAIN, GraphOptions
 
 REFERENCE = "fp32"
+MAX_DROP = 0.01
 PRECISIONS = ("fp32", "fp16", "int8")
 
 _EXPECTED = {
@@ -84,7 +85,8 @@ class DeployOptions:
         file.
     checkpoint: weights of a zoo model. flip_test: average with the mirrored crop, as zoo figures do.
     precisions: variants to make; fp32 is always among them, as the reference of every drop.
-    max_drop: the drop of AP or top-1 that is acceptable. limit: measure on so many persons or images only.
+    max_drop: the drop of AP or top-1 that is acceptable; search: leave as many layers of INT8 in float as it
+        takes to keep it. limit: measure on so many persons or images only.
     profile: batch sizes of the engines. batch_sizes: those to time, each for ``seconds``. threads: of the CPU
         session.
     recipe: how INT8 is calibrated.
@@ -102,7 +104,8 @@ class DeployOptions:
     boxes: str = GROUND_TRUTH
     flip_test: bool = True
     precisions: tuple[str, ...] = PRECISIONS
-    max_drop: float = 0.01
+    max_drop: float = MAX_DROP
+    search: bool = False
     profile: BatchProfile = field(default_factory=BatchProfile)
     recipe: Recipe = DEFAULT
     calibration_crops: int = 128

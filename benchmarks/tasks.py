@@ -68,6 +68,11 @@ class TaskData(ABC):
         """At most ``limit`` inputs, the same ones each time."""
 
     @abstractmethod
+    def halves(self) -> tuple["TaskData", "TaskData"]:
+        """Every other image from the first on, and those between. Raises DataError for fewer than 4 images,
+        since an interval over images needs two."""
+
+    @abstractmethod
     def batches(self, spec: ModelSpec, batch: int) -> Iterator[PersonCrops | ImageBatch]:
         """Inputs as the deployed model is fed."""
 
@@ -136,6 +141,10 @@ class PoseData(TaskData):
     def take(self, limit: int) -> "PoseData":
         return PoseData(self.persons.take(limit), self.boxes)
 
+    def halves(self) -> tuple["PoseData", "PoseData"]:
+        first, second = self.persons.halves()
+        return PoseData(first, self.boxes), PoseData(second, self.boxes)
+
     def batches(self, spec: ModelSpec, batch: int) -> Iterator[PersonCrops]:
         return batches(self.persons, Preprocessor(spec), batch)
 
@@ -202,6 +211,10 @@ class ClassificationData(TaskData):
 
     def take(self, limit: int) -> "ClassificationData":
         return ClassificationData(self.dataset.take(limit))
+
+    def halves(self) -> tuple["ClassificationData", "ClassificationData"]:
+        first, second = self.dataset.halves()
+        return ClassificationData(first), ClassificationData(second)
 
     def batches(self, spec: ModelSpec, batch: int) -> Iterator[ImageBatch]:
         return image_batches(self.dataset, ImagePreprocessor(spec), batch)

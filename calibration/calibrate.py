@@ -5,7 +5,7 @@ corrected biases; Q/DQ at the placement. Read ``calibrate`` first.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,11 @@ class Calibration:
         table. Raises CalibrationError at a layer that does not exist."""
         kept = {*self.table.float_layers, *keep_float}
         return plan(self.model, self.table.target, kept).without(self.table.excluded)
+
+    def keeping_float(self, layers: Collection[str]) -> "Calibration":
+        """The same with ``layers`` noted in its table as those that stay in float."""
+        kept = tuple(dict.fromkeys((*self.table.float_layers, *layers)))
+        return replace(self, table=replace(self.table, float_layers=kept))
 
     def quantized(self, keep_float: Collection[str] = ()) -> onnx.ModelProto:
         """The INT8 graph; equal inputs give equal bytes."""

@@ -22,6 +22,7 @@ from .annotations import Annotations, LeftOut, Person, read_annotations, read_de
 GROUND_TRUTH = "gt"
 
 _NAMED_MISSING = 3
+_FEWEST_TO_HALVE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +148,24 @@ class CocoPersons:
             return self
         kept = self._thinned(limit) if self.annotated_boxes else self._whole_images(limit)
         return replace(self, images=kept, evaluated_images=tuple(image.id for image in kept))
+
+    def halves(self) -> tuple["CocoPersons", "CocoPersons"]:
+        """Every other evaluated image from the first on, and those between.
+
+        Raises DataError where a half would have fewer than two images.
+        """
+        if len(self.evaluated_images) < _FEWEST_TO_HALVE:
+            raise DataError(
+                f"{self.annotations}: {len(self.evaluated_images)} images are too few to search on one half "
+                f"and confirm on the other; give {_FEWEST_TO_HALVE} at least"
+            )
+        first, second = (self._only(self.evaluated_images[start::2]) for start in (0, 1))
+        return first, second
+
+    def _only(self, ids: tuple[int, ...]) -> "CocoPersons":
+        kept = frozenset(ids)
+        images = tuple(image for image in self.images if image.id in kept)
+        return replace(self, images=images, evaluated_images=ids)
 
     def _thinned(self, limit: int) -> tuple[ImageRecord, ...]:
         rounds: dict[int, list[Person]] = {}

@@ -21,6 +21,7 @@ from ..runtime.images import read_image
 
 _SUFFIXES = frozenset((".jpeg", ".jpg", ".png", ".bmp", ".webp"))
 _NAMED_MISSING = 3
+_FEWEST_TO_HALVE = 4
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,15 @@ class ImageNet:
         if total <= limit:
             return self
         return replace(self, images=tuple(self.images[i * total // limit] for i in range(limit)))
+
+    def halves(self) -> tuple["ImageNet", "ImageNet"]:
+        """Every other image from the first on, and those between. Raises DataError for fewer than 4."""
+        if len(self.images) < _FEWEST_TO_HALVE:
+            raise DataError(
+                f"{self.source}: {len(self.images)} images are too few to search on one half and confirm on "
+                f"the other; give {_FEWEST_TO_HALVE} at least"
+            )
+        return replace(self, images=self.images[::2]), replace(self, images=self.images[1::2])
 
 
 def image_batches(dataset: ImageNet, preprocess: ImagePreprocessor, batch: int) -> Iterator[ImageBatch]:

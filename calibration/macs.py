@@ -34,6 +34,12 @@ def layer_macs(model: onnx.ModelProto) -> dict[str, int]:
     return macs
 
 
+def convolution_macs(model: onnx.ModelProto) -> dict[str, int]:
+    """``layer_macs`` of Conv and ConvTranspose alone."""
+    convolutions = {node_id(node) for node in model.graph.node if node.op_type in _CONVOLUTIONS}
+    return {name: macs for name, macs in layer_macs(model).items() if name in convolutions}
+
+
 def int8_share(model: onnx.ModelProto, macs: Mapping[str, int] | None = None) -> float:
     """The share of the convolutions' multiply-accumulates whose inputs and weights are both INT8, 0 to 1.
 

@@ -29,7 +29,7 @@ from .table import CalibrationTable
 from .topology import tensor_shapes
 from .torch_graph import TorchGraph
 
-CROPS = 16
+CROPS = 8
 
 # activations of so many bytes are kept at once; one crop at least
 _KEPT_BYTES = 2**30

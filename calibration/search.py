@@ -1,0 +1,188 @@
+"""As many layers in INT8 as an accuracy budget allows, by trials of whole variants.
+
+Layers go to float in the order of what their INT8 does to the outputs for each multiply-accumulate that it
+saves. Levels of that order are tried on one part of the images, coarse ones: between closer ones the accuracy
+of a few hundred images shows nothing but noise. The choice is confirmed on the other part, which it has not
+seen.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .sensitivity import LayerSensitivity
+
+# shares of the convolutions' work that are left in float, from all INT8 on
+LEVELS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
+
+# a layer with less of all layers' error than this stays in INT8 whatever the level
+_HARMLESS = 1e-3
+
+# each try on the confirming images makes them a little less unseen
+_CONFIRMATIONS = 3
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A drop of AP or top-1, and the ends of its 95 % interval over images; positive is worse."""
+
+    drop: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.drop:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One placement: its layers in float, what INT8 does of the convolutions' work (0 to 1), and its drop."""
+
+    float_layers: tuple[str, ...]
+    int8_share: float
+    measured: Drop
+
+    def __str__(self) -> str:
+        return (
+            f"{100 * self.int8_share:5.1f} % of the convolutions' MACs in INT8, "
+            f"{len(self.float_layers)} layers in float: drop {self.measured}"
+        )
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    budget: the largest drop that was accepted.
+    trials: those on the searched images, from the most INT8 to the least: the curve.
+    confirmations: those on the other images, in the order in which they were made.
+    chosen: the last one of ``trials`` that was confirmed; where none was, the one with the least drop.
+    met: whether it keeps the budget on both parts.
+    """
+
+    budget: float
+    trials: tuple[Trial, ...]
+    confirmations: tuple[Trial, ...]
+    chosen: Trial
+    met: bool
+
+    @property
+    def verdict(self) -> str:
+        """One sentence for people."""
+        if self.met:
+            return f"the budget of {self.budget:g} holds on images that the search did not see: {self.chosen}"
+        if self.confirmations:
+            return (
+                f"the budget of {self.budget:g} held on the searched images and not on others: {self.chosen}"
+                ". Measure on more images, or accept more"
+            )
+        return f"the budget of {self.budget:g} cannot be met; the closest is {self.chosen}"
+
+
+Measure = Callable[[tuple[str, ...]], Drop]
+"""The drop of the variant with these layers in float."""
+
+
+def search_placement(
+    layers: Sequence[LayerSensitivity],
+    macs: Mapping[str, int],
+    budget: float,
+    measure: Measure,
+    confirm: Measure,
+) -> SearchResult:
+    """The variant with the most INT8 whose drop stays within ``budget``.
+
+    layers: those that can be in INT8. macs: of all convolutions of the graph by their first output, those
+        in float for other reasons too.
+    measure, confirm: the drop on the searched and on the other images.
+
+    At most log2 of the number of levels and a few more trials are made. It stops at once when the level with
+    the least INT8 does not keep the budget either.
+    """
+    return _Search(layers, macs, budget, measure, confirm).run()
+
+
+class _Search:
+    def __init__(
+        self,
+        layers: Sequence[LayerSensitivity],
+        macs: Mapping[str, int],
+        budget: float,
+        measure: Measure,
+        confirm: Measure,
+    ) -> None:
+        self._macs = macs
+        self._layers = layers
+        self._budget = budget
+        self._measure = measure
+        self._confirm = confirm
+        self._placements = tuple(dict.fromkeys(_levels(layers, macs)))
+        self._trials: dict[int, Trial] = {}
+        self._confirmations: list[Trial] = []
+
+    def run(self) -> SearchResult:
+        last = len(self._placements) - 1
+        passing = 0
+        if not self._keeps(0):
+            if not self._keeps(last):
+                return self._result(min(self._trials.values(), key=lambda trial: trial.measured.drop), False)
+            passing = self._bisect(0, last)
+        for level in range(passing, last + 1):
+            if not self._keeps(level):
+                continue
+            chosen = self._trial(level, self._confirm)
+            self._confirmations.append(chosen)
+            if chosen.measured.drop <= self._budget:
+                return self._result(chosen, True)
+            if len(self._confirmations) == _CONFIRMATIONS:
+                break
+        return self._result(min(self._confirmations, key=lambda trial: trial.measured.drop), False)
+
+    def _bisect(self, failing: int, passing: int) -> int:
+        """The first level that keeps the budget, between one that does not and one that does."""
+        while passing - failing > 1:
+            middle = (failing + passing) // 2
+            if self._keeps(middle):
+                passing = middle
+            else:
+                failing = middle
+        return passing
+
+    def _keeps(self, level: int) -> bool:
+        if level not in self._trials:
+            self._trials[level] = self._trial(level, self._measure)
+        return self._trials[level].measured.drop <= self._budget
+
+    def _trial(self, level: int, measure: Measure) -> Trial:
+        placement = self._placements[level]
+        return Trial(placement, self._share(placement), measure(placement))
+
+    def _share(self, placement: tuple[str, ...]) -> float:
+        total = sum(self._macs.values())
+        kept = {layer.node for layer in self._layers} - set(placement)
+        return sum(self._macs.get(node, 0) for node in kept) / total if total else 0.0
+
+    def _result(self, chosen: Trial, met: bool) -> SearchResult:
+        trials = tuple(self._trials[level] for level in sorted(self._trials))
+        return SearchResult(self._budget, trials, tuple(self._confirmations), chosen, met)
+
+
+def _levels(layers: Sequence[LayerSensitivity], macs: Mapping[str, int]) -> list[tuple[str, ...]]:
+    """The layers in float at each of LEVELS, the costliest for their work first."""
+    total = sum(macs.values())
+
+    def cost(layer: LayerSensitivity) -> float:
+        # an Add has no MACs, but each of its values moves: a thousandth of the work stands for that
+        return layer.error / (layer.macs + total / 1000)
+
+    harmful = sum(layer.error for layer in layers) * _HARMLESS
+    ordered = sorted((layer for layer in layers if layer.error > harmful), key=cost, reverse=True)
+    placements = []
+    for share in LEVELS:
+        kept: list[str] = []
+        work = 0
+        for layer in ordered:
+            if share and work + layer.macs <= share * total:
+                kept.append(layer.node)
+                work += layer.macs
+        placements.append(tuple(kept))
+    return placements

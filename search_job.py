@@ -1,0 +1,123 @@
+"""The search for the INT8 variant within a budget, as stages of a job: an interrupted one goes on."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .benchmarks.bootstrap import PerImage, paired_drop
+from .benchmarks.tasks import TaskData
+from .calibration.calibrate import Calibration, calibrate
+from .calibration.macs import convolution_macs
+from .calibration.recipe import Recipe
+from .calibration.search import Drop, SearchResult, search_placement
+from .calibration.sensitivity import LayerSensitivity, measure_sensitivity
+from .export.graphs import save_graph
+from .files import sha256_bytes, sha256_file, write_text
+from .progress import LabelledProgress, Progress
+from .runtime.sessions.onnxruntime import OnnxRuntimeSession
+from .runtime.spec import ModelSpec
+from .stages import StageLog
+
+_DIRECTORY = "search"
+_CALIBRATION_BATCH = 4
+
+
+@dataclass(frozen=True, eq=False)
+class SearchJob:
+    """A float32 graph, the crops that calibrate it, and the images that its accuracy is measured on.
+
+    directory: of the bundle; what a second run can use goes to search/ in it, graphs that were tried too.
+    data: every other image of it is searched, those between confirm.
+    """
+
+    stages: StageLog
+    directory: Path
+    graph: Path
+    spec: ModelSpec
+    recipe: Recipe
+    calibration_data: TaskData
+    data: TaskData
+    flip_test: bool
+    progress: Progress
+
+    def run(self, budget: float, record: Path) -> SearchResult:
+        """Search, write int8.onnx and calibration.json of the choice, and the curve to ``record``.
+
+        Raises DataError when there are too few images to divide.
+        """
+        searched, confirming = self.data.halves()
+        result = search_placement(
+            self._sensitivity(),
+            convolution_macs(self._calibration.model),
+            budget,
+            lambda kept: self._drop(kept, searched, "searched"),
+            lambda kept: self._drop(kept, confirming, "confirming"),
+        )
+        self.progress.note(f"search: {result.verdict}")
+        found = self._calibration.keeping_float(result.chosen.float_layers)
+        save_graph(found.quantized(), self.directory / "int8.onnx")
+        found.table.save(self.directory / "calibration.json")
+        document = {
+            "searched": {"images": searched.described, "sha256": searched.images_sha256},
+            "confirming": {"images": confirming.described, "sha256": confirming.images_sha256},
+            "verdict": result.verdict,
+            **asdict(result),
+        }
+        write_text(record, json.dumps(document, indent=1))
+        return result
+
+    @cached_property
+    def _calibration(self) -> Calibration:
+        data = self.calibration_data
+        crops = data.batches(self.spec, _CALIBRATION_BATCH)
+        return calibrate(self.graph, crops, self.recipe, data.images_sha256, self.progress, data.count)
+
+    @cached_property
+    def _inputs(self) -> Mapping[str, Any]:
+        return {
+            "graph": sha256_file(self.graph),
+            "calibration": self.calibration_data.images_sha256,
+            "recipe": asdict(self.recipe),
+        }
+
+    def _sensitivity(self) -> tuple[LayerSensitivity, ...]:
+        record = f"{_DIRECTORY}/sensitivity.json"
+
+        def work() -> None:
+            crops = self.calibration_data.batches(self.spec, _CALIBRATION_BATCH)
+            layers = measure_sensitivity(self.graph, self._calibration.table, crops, self.spec, self.progress)
+            write_text(self.directory / record, json.dumps([asdict(layer) for layer in layers], indent=1))
+
+        self.stages.run("search sensitivity", self._inputs, (record,), work)
+        return tuple(
+            LayerSensitivity(**layer) for layer in json.loads((self.directory / record).read_text("utf-8"))
+        )
+
+    def _drop(self, kept: tuple[str, ...], part: TaskData, name: str) -> Drop:
+        """The drop of the variant with ``kept`` in float on one part of the images."""
+        reference = self._found(None, part, name)
+        drop = paired_drop(reference, self._found(kept, part, name))
+        result = Drop(drop.drop, drop.low, drop.high)
+        self.progress.note(f"search: {len(kept)} layers in float on the {name} images: drop {result}")
+        return result
+
+    def _found(self, kept: tuple[str, ...] | None, part: TaskData, name: str) -> PerImage:
+        """What a variant finds on ``part``; None stands for the float32 graph."""
+        variant = "fp32" if kept is None else sha256_bytes("\n".join(kept).encode())[:12]
+        record = f"{_DIRECTORY}/{variant}.{name}.npz"
+
+        def work() -> None:
+            graph = self.graph
+            if kept is not None:
+                graph = self.directory / _DIRECTORY / "trial.onnx"
+                save_graph(self._calibration.quantized(kept), graph)
+            with OnnxRuntimeSession(graph, self.spec) as session:
+                progress = LabelledProgress(f"search, {name} images", self.progress)
+                part.accuracy(session, self.flip_test, progress, self.directory / record)
+
+        inputs = {**self._inputs, **part.content, "kept": kept, "flip_test": self.flip_test}
+        self.stages.run(f"search {variant} {name}", inputs, (record,), work)
+        return part.per_image(self.spec, self.directory / record)
