@@ -1,0 +1,109 @@
+"""The search for the most INT8 within a budget, on layers whose drops are known exactly."""
+
+from collections.abc import Callable
+
+import pytest
+
+from posedge.calibration.search import LEVELS, Drop, SearchResult, search_placement
+from posedge.calibration.sensitivity import LayerSensitivity
+
+# 100 layers of equal work, of which the first is the worst; together they cost 0.1
+COSTS = {f"conv{index}": 0.05 * 0.5**index for index in range(100)}
+MACS = dict.fromkeys(COSTS, 1000)
+
+
+def layer(name: str, error: float, macs: int = 1000) -> LayerSensitivity:
+    return LayerSensitivity(name, "Conv", f"{name}_in", macs, 1.0, error, 0.0, 0.0)
+
+
+LAYERS = tuple(layer(name, cost) for name, cost in COSTS.items())
+
+
+def drop_of(kept: tuple[str, ...]) -> Drop:
+    drop = sum(cost for name, cost in COSTS.items() if name not in kept)
+    return Drop(drop, drop - 0.01, drop + 0.01)
+
+
+class Counted:
+    """Calls a measurement and keeps what it was asked for."""
+
+    def __init__(self, measure: Callable[[tuple[str, ...]], Drop] = drop_of) -> None:
+        self.measure = measure
+        self.asked: list[tuple[str, ...]] = []
+
+    def __call__(self, kept: tuple[str, ...]) -> Drop:
+        self.asked.append(kept)
+        return self.measure(kept)
+
+
+def search(
+    budget: float, confirm: Callable[[tuple[str, ...]], Drop] = drop_of
+) -> tuple[SearchResult, Counted, Counted]:
+    measuring, confirming = Counted(), Counted(confirm)
+    return search_placement(LAYERS, MACS, budget, measuring, confirming), measuring, confirming
+
+
+def test_all_of_int8_is_kept_where_it_fits() -> None:
+    result, measuring, confirming = search(0.2)
+    assert result.met
+    assert result.chosen.int8_share == 1
+    assert measuring.asked == confirming.asked == [()]
+
+
+@pytest.mark.parametrize("budget", [0.06, 0.03, 0.01, 0.004])
+def test_the_most_int8_that_keeps_the_budget(budget: float) -> None:
+    result, measuring, _ = search(budget)
+    assert result.met
+    assert result.chosen.measured.drop <= budget
+    # with 100 equal layers a level of 1 % is one layer: the levels below the choice do not keep the budget
+    fitting = [level for level in LEVELS if drop_of(tuple(list(COSTS)[: round(100 * level)])).drop <= budget]
+    assert result.chosen.int8_share == pytest.approx(1 - min(fitting))
+    assert list(result.chosen.float_layers) == list(COSTS)[: len(result.chosen.float_layers)]
+    assert len(measuring.asked) <= 6
+    shares = [trial.int8_share for trial in result.trials]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_a_budget_that_cannot_be_met_ends_after_two_trials() -> None:
+    layers = (*LAYERS, layer("heavy", 1.0, macs=200_000))
+
+    def measure(kept: tuple[str, ...]) -> Drop:
+        return Drop(0.1 if "heavy" not in kept else 0.0, 0.0, 0.2)
+
+    measuring, confirming = Counted(measure), Counted(measure)
+    macs = {**MACS, "heavy": 200_000}
+    result = search_placement(layers, macs, 0.01, measuring, confirming)
+    assert not result.met
+    assert len(measuring.asked) == 2
+    assert not confirming.asked
+    assert "cannot be met; the closest is" in result.verdict
+    assert "drop +0.1000" in result.verdict
+
+
+def test_what_unseen_images_refuse_is_not_chosen() -> None:
+    def stricter(kept: tuple[str, ...]) -> Drop:
+        return Drop(drop_of(kept).drop * 3, 0, 1)
+
+    result, _, confirming = search(0.03, stricter)
+    assert result.met
+    assert result.chosen.measured.drop <= 0.03
+    assert result.chosen == result.confirmations[-1]
+    assert len(confirming.asked) > 1
+
+
+def test_a_choice_that_no_unseen_images_confirm_is_no_success() -> None:
+    result, _, confirming = search(0.03, lambda _kept: Drop(0.5, 0.4, 0.6))
+    assert not result.met
+    assert len(confirming.asked) == 3
+    assert "not on others" in result.verdict
+
+
+def test_layers_that_do_no_harm_stay_in_int8() -> None:
+    layers = (layer("bad", 1.0), *(layer(f"good{index}", 1e-6) for index in range(99)))
+    macs = dict.fromkeys((found.node for found in layers), 1000)
+
+    def measure(kept: tuple[str, ...]) -> Drop:
+        return Drop(0.0 if "bad" in kept else 0.1, 0, 0.1)
+
+    result = search_placement(layers, macs, 0.01, measure, measure)
+    assert result.chosen.float_layers == ("bad",)
