@@ -65,7 +65,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--no-flip", dest="flip", action="store_false", help="without the flip test")
     work.add_argument(
         "--calibration-method",
-        choices=("mse", "percentile", "entropy", "minmax"),
+        choices=("mse", "greedy", "percentile", "entropy", "minmax"),
         default="mse",
         help="how INT8 ranges are chosen (default: mse)",
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..calibration.calibrate import quantize
 from ..calibration.datasets import CocoPersons, batches
-from ..calibration.ranges import METHODS
+from ..calibration.ranges import METHOD_NAMES
 from ..calibration.recipe import Recipe
 from ..errors import PosedgeError
 from ..runtime.preprocess import Preprocessor
@@ -54,7 +54,7 @@ def _measure(options: argparse.Namespace) -> None:
     print(f"{'recipe':30}    AP    drop  calibration s\n{'float32':30} {reference:.3f}")
     with tempfile.TemporaryDirectory() as directory:
         for equalized, rounded in ((False, False), (True, False), (False, True), (True, True)):
-            for method in METHODS:
+            for method in METHOD_NAMES:
                 graph = Path(directory) / "int8.onnx"
                 begin = time.perf_counter()
                 crops = batches(calibration, Preprocessor(spec), _CALIBRATION_BATCH)

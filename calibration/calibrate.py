@@ -19,12 +19,12 @@ from ..files import sha256_file
 from ..progress import SILENT, Progress
 from .bias import bias_corrections, correct_biases
 from .equalize import equalize
-from .factors import Factors, channel_factors
+from .factors import Factors, channel_factors, reader_influence
 from .observers import Batch, Observation, few_crops_note, observe
 from .patches import PatchMoments, patch_observers
 from .placement import Placement, plan
 from .qdq import insert_qdq
-from .ranges import METHODS
+from .ranges import choose_ranges
 from .recipe import DEFAULT, Recipe
 from .rounding import NOT_ROUNDED, RoundedLayers, round_layers
 from .statistics import TensorStatistics
@@ -121,7 +121,9 @@ def calibrate(
         factors = channel_factors(model, placement, statistics)
         model = equalize(model, factors)
         statistics = {tensor: found.scaled(factors[tensor]) for tensor, found in statistics.items()}
-    ranges = METHODS[recipe.method](statistics)
+    ranges = choose_ranges(
+        recipe.method, statistics, lambda: reader_influence(model, plan(model, recipe.target), statistics)
+    )
     if not ranges.amax:
         tensor, reason = next(iter(ranges.excluded.items()))
         raise CalibrationError(

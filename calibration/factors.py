@@ -82,6 +82,24 @@ def channel_factors(
     }
 
 
+def reader_influence(
+    model: onnx.ModelProto, placement: Placement, statistics: Mapping[str, TensorStatistics]
+) -> dict[str, NDArray[np.float64]]:
+    """What a squared error on each channel (C,) of the tensors that ``placement`` quantises does at their
+    readers, relative to the energy of the readers' outputs and summed over them. Silent tensors are left out.
+    """
+    classes = ChannelClasses(model)
+    influences: dict[str, NDArray[np.float64]] = {}
+    for site in placement.inputs:
+        seen = statistics[site.tensor]
+        if seen.largest == 0:
+            continue
+        unclassed = np.zeros(len(seen.limit), np.int64)
+        influence, _ = _at_reader(classes, site.node, unclassed, seen)
+        influences[site.tensor] = influences.get(site.tensor, np.zeros(len(influence))) + influence
+    return influences
+
+
 def _terms(
     classes: ChannelClasses, placement: Placement, statistics: Mapping[str, TensorStatistics]
 ) -> tuple[list[_Activation], list[_Filters]]:
@@ -96,22 +114,29 @@ def _terms(
             size = seen.channel_percentile(SIZE_PERCENT).astype(np.float64)
             size = np.maximum(size, size.max() * _SMALLEST_SHARE)
             activations[site.tensor] = _Activation(of, size, np.zeros(len(size)))
-        energy = seen.mean**2 + seen.deviation**2
+        influence, found = _at_reader(classes, site.node, of, seen)
+        filters += [] if found is None else [found]
         rounded = 1 - seen.zeros / seen.count  # zero is exact in INT8
-        node = classes.topology.producer(site.node)
-        if node is not None and node.op_type == "Conv" and convolution_channels(node, classes.topology):
-            found, influence = _filters(classes, node, of, energy)
-            filters.append(found)
-        else:  # an addition, or a matrix product: what is added to a channel counts as it is
-            influence = 1 / (len(energy) * (energy + energy.mean() / 100))
         activations[site.tensor].influence[:] += influence * rounded
     return list(activations.values()), filters
 
 
+def _at_reader(
+    classes: ChannelClasses, reader: str, of: Classes, seen: TensorStatistics
+) -> tuple[NDArray[np.float64], _Filters | None]:
+    """What noise on each channel of a tensor does to the outputs of ``reader``, and its weights' term."""
+    energy = seen.mean**2 + seen.deviation**2
+    node = classes.topology.producer(reader)
+    if node is not None and node.op_type == "Conv" and convolution_channels(node, classes.topology):
+        return _filters(classes, node, of, energy)
+    # an addition, or a matrix product: what is added to a channel counts as it is
+    return 1 / (len(energy) * (energy + energy.mean() / 100)), None
+
+
 def _filters(
     classes: ChannelClasses, node: onnx.NodeProto, of: Classes, energy: NDArray[np.float64]
-) -> tuple[_Filters, NDArray[np.float64]]:
-    """The weights' term of a convolution, and what noise on its input channels does to its outputs."""
+) -> tuple[NDArray[np.float64], _Filters]:
+    """What noise on a convolution's input channels does to its outputs, and its weights' term."""
     weights = classes.topology.constant(node.input[1])
     assert weights is not None  # it has channels
     groups = int(attributes(node).get("group", 1))
@@ -125,7 +150,7 @@ def _filters(
     largest = magnitudes.max(2, keepdims=True)
     powers = np.divide(magnitudes, largest, where=largest > 0, out=np.zeros_like(magnitudes)) ** _ORDER
     found = _Filters(of.reshape(groups, inputs), arriving * area, powers, largest[..., 0] ** 2 * share)
-    return found, np.einsum("goi,go->gi", squares, share).reshape(-1)
+    return np.einsum("goi,go->gi", squares, share).reshape(-1), found
 
 
 def _minimum(count: int, activations: list[_Activation], filters: list[_Filters]) -> NDArray[np.float64]:

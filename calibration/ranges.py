@@ -1,7 +1,7 @@
 """From what was seen of a tensor to the largest magnitude that INT8 shall represent, its amax.
 
-A method is a function from statistics to Ranges; METHODS names them for the command line. Exact zeros have no
-say in any of them: INT8 represents zero without an error at every scale.
+A method is a function from statistics to Ranges; METHOD_NAMES are those of the command line. Exact zeros have
+no say in any of them: INT8 represents zero without an error at every scale.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CalibrationError
-from .statistics import TENSOR_BINS, Histogram, TensorStatistics
+from .statistics import CHANNEL_BINS, TENSOR_BINS, Histogram, TensorStatistics
 
 LARGEST_INT8 = 127
 
@@ -93,12 +93,57 @@ def entropy(statistics: Mapping[str, TensorStatistics]) -> Ranges:
     return _ranges("entropy", statistics, amax)
 
 
+def greedy(
+    statistics: Mapping[str, TensorStatistics], influences: Mapping[str, NDArray[np.float64]]
+) -> Ranges:
+    """Of the ranges of all other methods, tensor by tensor the one whose error does least at the readers.
+
+    influences: of each channel (C,) of a tensor, as ``factors.reader_influence`` gives them; a tensor without
+        any keeps its range by mean squared error.
+    """
+    candidates = [method(statistics) for method in METHODS.values()]
+    fallback = mse(statistics)
+
+    def best(tensor: str) -> float:
+        if tensor not in influences:
+            return fallback.amax[tensor]
+        seen, influence = statistics[tensor], influences[tensor]
+        return min(
+            (ranges.amax[tensor] for ranges in candidates),
+            key=lambda amax: float(_channel_errors(seen, amax) @ influence),
+        )
+
+    return Ranges("greedy", {tensor: best(tensor) for tensor in fallback.amax}, fallback.excluded)
+
+
+def _channel_errors(seen: TensorStatistics, amax: float) -> NDArray[np.float64]:
+    """The squared error (C,) that INT8 of this range adds to each channel's values, on average."""
+    middles = (np.arange(CHANNEL_BINS) + 0.5) / CHANNEL_BINS * seen.limit[:, None]
+    step = amax / LARGEST_INT8
+    rounded = np.minimum(np.rint(middles / step), LARGEST_INT8) * step
+    # rounding within a bin that is wider than a step is spread evenly
+    errors = np.maximum(np.square(middles - rounded), np.where(middles < amax, step**2 / 12, 0))
+    found: NDArray[np.float64] = (errors * seen.histogram).sum(1) / seen.count
+    return found
+
+
 METHODS: dict[str, Callable[[Mapping[str, TensorStatistics]], Ranges]] = {
     "minmax": minmax,
     "percentile": percentile,
     "mse": mse,
     "entropy": entropy,
 }
+GREEDY = "greedy"
+METHOD_NAMES = (*METHODS, GREEDY)
+
+
+def choose_ranges(
+    method: str,
+    statistics: Mapping[str, TensorStatistics],
+    influences: Callable[[], Mapping[str, NDArray[np.float64]]],
+) -> Ranges:
+    """Ranges by one of METHOD_NAMES; ``influences`` is asked for by "greedy" alone."""
+    return greedy(statistics, influences()) if method == GREEDY else METHODS[method](statistics)
 
 
 def _divergence(counts: NDArray[np.float64], size: int) -> float:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import CalibrationError
-from .ranges import METHODS
+from .ranges import METHOD_NAMES
 from .targets import DEFAULT_TARGET, TARGETS
 
 
@@ -11,7 +11,7 @@ from .targets import DEFAULT_TARGET, TARGETS
 class Recipe:
     """How INT8 is calibrated.
 
-    method: how ranges are chosen, a key of ``ranges.METHODS``.
+    method: how ranges are chosen, one of ``ranges.METHOD_NAMES``.
     equalized: scale the channels of the graph first, so that INT8 suits them (``factors.py``).
     rounded: choose the weights' levels by the error of the output (``rounding.py``); otherwise each weight
         goes to its nearest level.
@@ -26,9 +26,9 @@ class Recipe:
     target: str = DEFAULT_TARGET
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
+        if self.method not in METHOD_NAMES:
             raise CalibrationError(
-                f"unknown calibration method {self.method!r}; there are {', '.join(METHODS)}"
+                f"unknown calibration method {self.method!r}; there are {', '.join(METHOD_NAMES)}"
             )
         if self.target not in TARGETS:
             raise CalibrationError(f"unknown target {self.target!r}; there are {', '.join(TARGETS)}")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posedge.calibration.ranges import METHODS, entropy, minmax, mse, percentile
+from posedge.calibration.ranges import METHODS, choose_ranges, entropy, minmax, mse, percentile
 from posedge.calibration.statistics import CHANNEL_BINS, Observer, TensorStatistics
 from posedge.errors import CalibrationError
 
@@ -103,3 +103,19 @@ def test_a_percentile_outside_its_range_is_refused(percent: float) -> None:
 def test_the_methods_name_themselves_with_their_parameter() -> None:
     assert percentile({}).method == "percentile 99.99"
     assert percentile({}, 99.9).method == "percentile 99.9"
+
+
+def test_greedy_takes_the_candidate_that_hurts_the_readers_least() -> None:
+    """One channel has large values; the more its errors count against the other's, the wider the range."""
+    rng = np.random.default_rng(0)
+    values = np.stack([rng.normal(0, 1, 20000), rng.laplace(0, 8, 20000)], 0)[None].astype(np.float32)
+    seen = {"x": statistics(values)}
+    amaxes = [
+        choose_ranges("greedy", seen, lambda weight=weight: {"x": np.array([1.0, weight])}).amax["x"]
+        for weight in (0.0, 1e-4, 1.0)
+    ]
+    candidates = {round(METHODS[method](seen).amax["x"], 6) for method in METHODS}
+    assert {round(amax, 6) for amax in amaxes} <= candidates
+    assert amaxes == sorted(amaxes)
+    assert amaxes[0] < amaxes[-1]
+    assert choose_ranges("greedy", seen, dict).amax == mse(seen).amax
