@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import count, fraction, seconds
-from .calibration.targets import DEFAULT_TARGET, TARGETS
 from .export_command import add_graph_options, add_source, graph_options
+from .recipe_options import add_recipe_options, recipe
 
 if TYPE_CHECKING:
     from .options import DataPaths, ImageNetPaths
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     _add_data(parser)
     _add_work(parser)
+    add_recipe_options(parser)
     add_graph_options(parser)
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("out"), help="bundles go to OUTPUT/NAME (default: out)"
@@ -63,30 +64,6 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         help="drop of AP or top-1 that is acceptable (default: 0.01)",
     )
     work.add_argument("--no-flip", dest="flip", action="store_false", help="without the flip test")
-    work.add_argument(
-        "--calibration-method",
-        choices=("mse", "percentile", "entropy", "minmax"),
-        default="mse",
-        help="how INT8 ranges are chosen (default: mse)",
-    )
-    work.add_argument(
-        "--no-equalize",
-        dest="equalize",
-        action="store_false",
-        help="leave the channels' sizes as they are; INT8 of many pose models collapses then",
-    )
-    work.add_argument(
-        "--nearest-weights",
-        dest="round_weights",
-        action="store_false",
-        help="round each weight to its nearest level, whatever that does to the output",
-    )
-    work.add_argument(
-        "--target",
-        choices=tuple(TARGETS),
-        default=DEFAULT_TARGET,
-        help=f"who will run the INT8 graph, which decides what is quantised (default: {DEFAULT_TARGET})",
-    )
     work.add_argument("--calibration-crops", type=count, default=128, help="default: 128")
     work.add_argument("--batch-profile", type=_profile, default=(1, 8, 32), help="MIN,OPT,MAX of the engines")
     work.add_argument(
@@ -99,7 +76,6 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
 def run_deploy(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Checkpoint to measured bundle."""
     _check_data(parser, options)
-    from .calibration.recipe import Recipe
     from .deploy import deploy
     from .engines import BatchProfile
     from .options import DeployOptions
@@ -116,12 +92,7 @@ def run_deploy(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
         precisions=options.precision,
         max_drop=options.max_drop,
         profile=BatchProfile(*options.batch_profile),
-        recipe=Recipe(
-            options.calibration_method,
-            options.equalize,
-            options.round_weights,
-            target=options.target,
-        ),
+        recipe=recipe(options),
         calibration_crops=options.calibration_crops,
         limit=options.limit,
         batch_sizes=options.batch_sizes,
