@@ -5,6 +5,7 @@ of deploy's, so that each takes up what the other has finished. Read ``calibrate
 """
 
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .benchmarks.report.sensitivity import read_layers, show_layers, write_layers
 from .benchmarks.report.sensitivity_plot import write_layer_plot
+from .benchmarks.report.table import WIDTH
 from .benchmarks.tasks import ClassificationData, PoseData, TaskData
 from .calibration.datasets import CocoPersons
 from .calibration.imagenet import ImageNet
@@ -90,14 +92,20 @@ class CalibratedModel:
         if self.layers:
             show_layers(self.layers)
             print()
-        print(f"INT8: {100 * self.int8_share:.1f} % of the convolutions' multiply-accumulates")
-        for line in float_lines(self.float_layers):
-            print(line)
-        print(f"Calibrated: {self.described}")
-        for note in self.notes:
-            print(note)
-        print("Accuracy was not measured; posedge deploy does.")
-        print(f"Files: {self.directory}: {', '.join(self.files)}")
+        lines = [
+            f"INT8: {100 * self.int8_share:.1f} % of the convolutions' multiply-accumulates",
+            *float_lines(self.float_layers),
+            f"Calibrated: {self.described}",
+            *self.notes,
+            "Accuracy was not measured; posedge deploy does.",
+            f"Files: {self.directory}: {', '.join(self.files)}",
+        ]
+        for line in lines:
+            print(
+                textwrap.fill(
+                    line, WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+                )
+            )
 
 
 def float_lines(layers: "Sequence[FloatLayer]") -> list[str]:

@@ -81,7 +81,7 @@ def test_the_command_leaves_graphs_and_ranges_and_says_what_is_in_int8(
     operators = {node.op_type for node in load_graph(directory / "int8.onnx").graph.node}
     assert "QuantizeLinear" in operators
     OnnxRuntimeSession(directory / "int8.onnx", small_spec).close()
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "INT8: 100.0 % of the convolutions' multiply-accumulates" in said
     assert "In float: 1 Add (sum): onnxruntime does not compute it with the convolution" in said
     assert "minmax ranges of 8 persons from coco/train.json, placed for onnxruntime" in said
@@ -101,7 +101,7 @@ def test_sensitivity_is_a_table_a_csv_and_a_picture(
     assert all(float(row["error"]) > 0 and float(row["shift_p95_px"]) >= 0 for row in rows)
     assert (result.directory / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
     result.show()
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "Sensitivity: the 6 worst of 6 layers" in said
     assert "sensitivity.csv, sensitivity.png" in said
 

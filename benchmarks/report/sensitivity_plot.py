@@ -22,7 +22,9 @@ LABELS = 5
 _LINE, _POINT, _GREY = "#1f77b4", "#d62728", "#444444"
 _NAME_WIDTH = 40
 _DPI = 120
-_LOWEST_LABEL, _HIGHEST_LABEL = 0.06, 0.94
+
+# places of the names, in per cent as the axes have them
+_BELOW, _BESIDE, _STEP, _MIDDLE = 4, 4, 6, 50
 
 
 def curve(layers: "Sequence[LayerSensitivity]") -> "list[tuple[LayerSensitivity, float, float]]":
@@ -84,18 +86,20 @@ def _draw(figure: Any, layers: "Sequence[LayerSensitivity]", model: str) -> None
 
 
 def _name_worst(axis: Any, points: "list[tuple[LayerSensitivity, float, float]]", total: float) -> None:
-    """Mark the layers with the largest errors; their names stand in a column in the curve's order."""
+    """Mark the layers with the largest errors. Their names stand below the curve, which is never hollow."""
     worst = sorted(points, key=lambda point: -point[0].error)[:LABELS]
     named = sorted((point for point in worst if point[0].error), key=lambda point: -point[2])
-    top = _HIGHEST_LABEL - 0.08
-    for index, (layer, work, error) in enumerate(named):
-        axis.plot(100 * work, 100 * error, "o", color=_POINT, markersize=6, zorder=3)
-        name = shortened(layer.node, _NAME_WIDTH)
+    above = 100.0
+    for left, (layer, work, error) in zip(range(len(named), 0, -1), named, strict=True):
+        x, y = 100 * work, 100 * error
+        # room is left for the names that follow further down
+        above = max(min(y - _BELOW, above - _STEP), _STEP * left)
+        beside, side = (x + _BESIDE, "left") if x < _MIDDLE else (x - _BESIDE, "right")
+        axis.plot(x, y, "o", color=_POINT, markersize=6, zorder=3)
         axis.annotate(
-            f"{name} ({layer.operator}): {100 * layer.error / total:.1f} %",
-            (100 * work, 100 * error), xytext=(0.97, top - index * 0.09), textcoords="axes fraction",
-            ha="right", va="center", fontsize=9, color=_POINT, zorder=4,
-            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"},
+            f"{shortened(layer.node, _NAME_WIDTH)} ({layer.operator}): {100 * layer.error / total:.1f} %",
+            (x, y), xytext=(beside, above), ha=side, va="center", fontsize=9, color=_POINT, zorder=4,
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
             arrowprops={"arrowstyle": "-", "color": _POINT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3},
         )  # fmt: skip
 
