@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import __version__, deploy_command, export_command, picture
+from . import __version__, calibrate_command, deploy_command, export_command, picture
 from .arguments import marked_numbers
 from .errors import PosedgeError
 from .extras import missing_extra
@@ -88,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     deploy_command.add_arguments(
         commands.add_parser("deploy", help="checkpoint or ONNX to engines, measured")
+    )
+    calibrate_command.add_arguments(
+        commands.add_parser("calibrate", help="checkpoint or ONNX to an INT8 graph, not measured")
     )
     export_command.add_arguments(commands.add_parser("export", help="checkpoint to a verified ONNX file"))
     demo = commands.add_parser("demo", help="the main job on drawn pictures that the package carries")

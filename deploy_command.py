@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import count, fraction, seconds
-from .calibration.targets import DEFAULT_TARGET, TARGETS
 from .export_command import add_graph_options, add_source, graph_options
+from .recipe_options import add_recipe_options, recipe
 
 if TYPE_CHECKING:
     from .options import DataPaths, ImageNetPaths
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     _add_data(parser)
     _add_work(parser)
+    add_recipe_options(parser)
     add_graph_options(parser)
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("out"), help="bundles go to OUTPUT/NAME (default: out)"
@@ -63,30 +64,6 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         "(default: all of INT8; a drop above 0.01 is reported)",
     )
     work.add_argument("--no-flip", dest="flip", action="store_false", help="without the flip test")
-    work.add_argument(
-        "--calibration-method",
-        choices=("mse", "greedy", "percentile", "entropy", "minmax"),
-        default="mse",
-        help="how INT8 ranges are chosen (default: mse)",
-    )
-    work.add_argument(
-        "--no-equalize",
-        dest="equalize",
-        action="store_false",
-        help="leave the channels' sizes as they are; INT8 of many pose models collapses then",
-    )
-    work.add_argument(
-        "--nearest-weights",
-        dest="round_weights",
-        action="store_false",
-        help="round each weight to its nearest level, whatever that does to the output",
-    )
-    work.add_argument(
-        "--target",
-        choices=tuple(TARGETS),
-        default=DEFAULT_TARGET,
-        help=f"who will run the INT8 graph, which decides what is quantised (default: {DEFAULT_TARGET})",
-    )
     work.add_argument("--calibration-crops", type=count, default=128, help="default: 128")
     work.add_argument("--batch-profile", type=_profile, default=(1, 8, 32), help="MIN,OPT,MAX of the engines")
     work.add_argument(
@@ -99,7 +76,6 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
 def run_deploy(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Checkpoint to measured bundle."""
     _check_data(parser, options)
-    from .calibration.recipe import Recipe
     from .deploy import deploy
     from .engines import BatchProfile
     from .options import MAX_DROP, DeployOptions
@@ -117,12 +93,7 @@ def run_deploy(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
         max_drop=MAX_DROP if options.max_drop is None else options.max_drop,
         search=options.max_drop is not None and "int8" in options.precision,
         profile=BatchProfile(*options.batch_profile),
-        recipe=Recipe(
-            options.calibration_method,
-            options.equalize,
-            options.round_weights,
-            target=options.target,
-        ),
+        recipe=recipe(options),
         calibration_crops=options.calibration_crops,
         limit=options.limit,
         batch_sizes=options.batch_sizes,

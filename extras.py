@@ -20,6 +20,7 @@ EXTRAS = {
 GRAPHS = ("onnx", "onnxruntime", "onnxslim")  # what reading and rewriting an ONNX file takes
 NETWORKS = (*GRAPHS, "torch", "onnxscript")  # what exporting a torch network takes
 MEASURING = ("onnx", "onnxruntime", "faster_coco_eval", "matplotlib")
+SENSITIVITY = ("torch", "matplotlib")
 DRAWING = ("cv2",)
 
 

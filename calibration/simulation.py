@@ -32,7 +32,7 @@ class Int8Simulation:
         self.weights: dict[Site, Tensor] = {}
         for site in placement.weights:
             array = quantize_weights(graph.constants[site.tensor].numpy(), site.axis)
-            steps = torch.from_numpy(array.scale)
+            steps = torch.as_tensor(array.scale)  # a scalar where the tensor has one scale
             if site.axis is not None:
                 steps = steps.reshape([-1 if axis == site.axis else 1 for axis in range(array.values.ndim)])
             self.weights[site.node, site.index] = torch.from_numpy(array.values) * steps

@@ -39,8 +39,8 @@ FLOORS = (
     ("benchmarks",),
     ("options", "picture"),
     ("preflight",),
-    ("deploy", "export_command"),
-    ("deploy_command",),
+    ("calibrate_job", "deploy", "export_command", "recipe_options"),
+    ("calibrate_command", "deploy_command"),
     ("demo",),
     ("cli", "__main__"),
 )

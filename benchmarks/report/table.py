@@ -7,7 +7,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ..bootstrap import LEVEL, SAMPLES
 from ..imagenet import ImageNetFigures
@@ -22,6 +22,9 @@ from .results import (
     VariantReport,
 )
 
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
 WIDTH = 100
 NOT_MEASURED = "not measured"
 _NOTHING = "-"
@@ -31,7 +34,7 @@ _OTHER_FIGURES = {"pose": ("AP50", "AP75", "AP M", "AP L", "AR"), "classificatio
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as texts. The first column is the variant's name and left-aligned, the others are numbers."""
+    """Cells as texts. The first column is a name and left-aligned, the others are numbers."""
 
     title: str
     header: tuple[str, ...]
@@ -80,7 +83,7 @@ def _data_words(report: Report) -> str:
 
 def text(report: Report) -> str:
     """The report without rich."""
-    blocks = [_plain(table) for table in tables(report)]
+    blocks = [plain(table) for table in tables(report)]
     lines = [*(f"!! {line}" for line in report.warnings), *remarks(report)]
     below = "\n".join(
         textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in lines
@@ -238,7 +241,8 @@ def _lacks_percentile(variant: VariantReport) -> bool:
     return any(entry.latency_ms.p99 is None for entry in entries)
 
 
-def _plain(table: Table) -> str:
+def plain(table: Table) -> str:
+    """The table in plain columns, without a line break at the end."""
     rows = (table.header, *table.rows)
     widths = [max(len(row[i]) for row in rows) for i in range(len(table.header))]
     lines = [_plain_row(row, widths) for row in rows]
@@ -250,21 +254,27 @@ def _plain_row(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([row[0].ljust(widths[0]), *cells]).rstrip()
 
 
-def _show_rich(report: Report, stream: TextIO) -> None:
+def rich_table(table: Table) -> "RichTable":
+    """The table as rich draws it. Raises ImportError without rich."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table as RichTable
+
+    drawn = RichTable(title=table.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for index, name in enumerate(table.header):
+        drawn.add_column(name, justify="right" if index else "left", no_wrap=True)
+    for row in table.rows:
+        drawn.add_row(*row)
+    return drawn
+
+
+def _show_rich(report: Report, stream: TextIO) -> None:
+    from rich.console import Console
 
     # not the terminal's own width: in a narrow one rich would cut figures off where lines merely wrap
     console = Console(file=stream, width=WIDTH)
     console.print(f"{report.model} on {report.device}", markup=False, highlight=False)
     for table in tables(report):
-        drawn = RichTable(title=table.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for index, name in enumerate(table.header):
-            drawn.add_column(name, justify="right" if index else "left", no_wrap=True)
-        for row in table.rows:
-            drawn.add_row(*row)
-        console.print(drawn)
+        console.print(rich_table(table))
     for line in report.warnings:
         console.print(f"!! {line}", style="bold red", markup=False, highlight=False)
     for line in remarks(report):
