@@ -3,15 +3,15 @@
     python -m posedge.benchmarks.int8_recipes --model model.onnx --spec model.json --images DIR \\
         --annotations val.json --calibration-annotations train.json
 
-Every recipe is calibrated on the same crops and measured on the same persons, with int8 kernels of
-onnxruntime.
+Every recipe is calibrated on the same crops and measured on the same persons with onnxruntime, which rounds
+where the graph's Q/DQ nodes say.
 """
 
 import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..calibration.calibrate import quantize
@@ -22,7 +22,8 @@ from ..errors import PosedgeError
 from ..runtime.preprocess import Preprocessor
 from ..runtime.sessions.onnxruntime import OnnxRuntimeSession
 from ..runtime.spec import read_spec
-from .accuracy import evaluate
+from .accuracy import evaluate, match
+from .bootstrap import Matches, paired_drop
 from .place import device_description
 
 _CALIBRATION_BATCH = 4
@@ -46,23 +47,37 @@ def _measure(options: argparse.Namespace) -> None:
     print(f"device  {device_description()}")
     print(f"data    {len(persons.persons)} persons; calibration: {len(calibration.persons)} persons\n")
 
-    def ap(graph: Path) -> float:
+    def found(graph: Path) -> Matches:
         with OnnxRuntimeSession(graph, spec) as session:
-            return evaluate(session, persons).figures.ap
+            return match(persons, evaluate(session, persons).predictions, spec)
 
-    reference = ap(options.model)
-    print(f"{'recipe':30}    AP    drop  calibration s\n{'float32':30} {reference:.3f}")
+    reference = found(options.model)
+    print(f"{'recipe':42}    AP    drop  95 % interval     calibration s")
+    print(f"{'float32':42} {reference.ap():.3f}", flush=True)
     with tempfile.TemporaryDirectory() as directory:
-        for equalized, rounded in ((False, False), (True, False), (False, True), (True, True)):
-            for method in METHOD_NAMES:
-                graph = Path(directory) / "int8.onnx"
-                begin = time.perf_counter()
-                crops = batches(calibration, Preprocessor(spec), _CALIBRATION_BATCH)
-                quantize(options.model, crops, graph, Recipe(method, equalized, rounded))
-                took = time.perf_counter() - begin
-                found = ap(graph)
-                name = method + ", equalised" * equalized + ", rounded" * rounded
-                print(f"{name:30} {found:.3f}  {reference - found:+.3f}  {took:13.1f}", flush=True)
+        graph = Path(directory) / "int8.onnx"
+        for name, recipe in _recipes():
+            begin = time.perf_counter()
+            crops = batches(calibration, Preprocessor(spec), _CALIBRATION_BATCH)
+            quantize(options.model, crops, graph, recipe)
+            took = time.perf_counter() - begin
+            int8 = found(graph)
+            drop = paired_drop(reference, int8)
+            interval = f"{drop.low:+.3f} to {drop.high:+.3f}"
+            print(f"{name:42} {int8.ap():.3f}  {drop.drop:+.3f}  {interval}  {took:12.1f}", flush=True)
+
+
+def _recipes() -> Iterator[tuple[str, Recipe]]:
+    """Every range method by itself, then with one step more at a time."""
+    steps = {"": (False, False, False), "equalised": (True, False, False)}
+    steps |= {
+        "equalised, corrected": (True, False, True),
+        "equalised, corrected, rounded": (True, True, True),
+    }
+    for step, (equalized, rounded, corrected) in steps.items():
+        for method in METHOD_NAMES:
+            name = f"{method}, {step}" if step else method
+            yield name, Recipe(method, equalized, rounded, corrected)
 
 
 def _parser() -> argparse.ArgumentParser:
