@@ -9,6 +9,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from .runtime.spec import ModelSpec
 from .stages import StageLog
 
 if TYPE_CHECKING:
+    from .calibration.calibrate import Calibration
     from .calibration.placement import FloatLayer
     from .calibration.sensitivity import LayerSensitivity
 
@@ -147,6 +149,21 @@ class _Job:
     def path(self, file: str) -> Path:
         return self.directory / file
 
+    @cached_property
+    def calibration(self) -> "Calibration":
+        """Found when a stage asks for it first: levels of weights are in no file but the INT8 graph."""
+        from .calibration.calibrate import calibrate
+
+        crops = self.data.batches(self.spec, _BATCH)
+        return calibrate(
+            self.path(FLOAT_GRAPH),
+            crops,
+            self.options.recipe,
+            self.data.images_sha256,
+            self.progress,
+            self.data.count,
+        )
+
     def stage(
         self, name: str, inputs: Mapping[str, Any], outputs: tuple[str, ...], work: Callable[[], None]
     ) -> None:
@@ -220,16 +237,13 @@ def _export(job: _Job) -> None:
 
 
 def _quantize(job: _Job) -> None:
-    from .calibration.calibrate import quantize
+    from .export.graphs import save_graph
 
     graph, data, recipe = job.path(FLOAT_GRAPH), job.data, job.options.recipe
 
     def work() -> None:
-        crops = data.batches(job.spec, _BATCH)
-        table = quantize(
-            graph, crops, job.path(INT8_GRAPH), recipe, data.images_sha256, job.progress, data.count
-        )
-        table.save(job.path(TABLE))
+        save_graph(job.calibration.quantized(), job.path(INT8_GRAPH))
+        job.calibration.table.save(job.path(TABLE))
 
     inputs = {"graph": sha256_file(graph), "images": data.images_sha256, "recipe": asdict(recipe)}
     job.stage("int8", inputs, (INT8_GRAPH, TABLE), work)
@@ -238,13 +252,12 @@ def _quantize(job: _Job) -> None:
 def _measure_layers(job: _Job) -> None:
     """The sensitivity of each layer, as CSV and picture."""
     from .calibration.sensitivity import CROPS, measure_sensitivity
-    from .calibration.table import load_table
 
     graph, table = job.path(FLOAT_GRAPH), job.path(TABLE)
 
     def work() -> None:
         crops = job.data.batches(job.spec, _BATCH)
-        layers = measure_sensitivity(graph, load_table(table), crops, job.spec, job.progress)
+        layers = measure_sensitivity(job.calibration, crops, job.spec, job.progress)
         write_layers(layers, job.path(LAYERS))
         write_layer_plot(layers, job.spec.name, job.path(LAYER_PLOT))
 

@@ -88,7 +88,7 @@ class SearchJob:
 
         def work() -> None:
             crops = self.calibration_data.batches(self.spec, _CALIBRATION_BATCH)
-            layers = measure_sensitivity(self.graph, self._calibration.table, crops, self.spec, self.progress)
+            layers = measure_sensitivity(self._calibration, crops, self.spec, self.progress)
             write_text(self.directory / record, json.dumps([asdict(layer) for layer in layers], indent=1))
 
         self.stages.run("search sensitivity", self._inputs, (record,), work)

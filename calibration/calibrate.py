@@ -55,6 +55,11 @@ class Calibration:
         kept = {*self.table.float_layers, *keep_float}
         return plan(self.model, self.table.target, kept).without(self.table.excluded)
 
+    def corrections(self) -> dict[str, NDArray[np.float64]]:
+        """What is added to the bias (C,) of each layer when it is in INT8, by its first output."""
+        added = {layer: np.array(change) for layer, change in self.table.bias_corrections.items()}
+        return {**added, **self.rounded.bias_changes} if added else {}
+
     def keeping_float(self, layers: Collection[str]) -> "Calibration":
         """The same with ``layers`` noted in its table as those that stay in float."""
         kept = tuple(dict.fromkeys((*self.table.float_layers, *layers)))
@@ -63,9 +68,7 @@ class Calibration:
     def quantized(self, keep_float: Collection[str] = ()) -> onnx.ModelProto:
         """The INT8 graph; equal inputs give equal bytes."""
         placement = self.placement(keep_float)
-        corrections = {layer: np.array(added) for layer, added in self.table.bias_corrections.items()}
-        if corrections:
-            corrections |= self.rounded.bias_changes
+        corrections = self.corrections()
         in_int8 = {site.node for site in placement.weights}
         model = correct_biases(
             self.model, {layer: added for layer, added in corrections.items() if layer in in_int8}

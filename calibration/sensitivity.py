@@ -8,7 +8,6 @@ from collections import ChainMap
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -20,12 +19,10 @@ from ..errors import CalibrationError
 from ..progress import SILENT, Progress
 from ..runtime.joints import find_joints
 from ..runtime.spec import ModelSpec
-from .calibrate import Calibration, equalized_graph
+from .calibrate import Calibration
 from .macs import layer_macs
 from .observers import Batch, single_crops
-from .placement import Placement
 from .simulation import Int8Simulation
-from .table import CalibrationTable
 from .topology import tensor_shapes
 from .torch_graph import TorchGraph
 
@@ -59,24 +56,21 @@ class LayerSensitivity:
 
 
 def measure_sensitivity(
-    graph: Path,
-    table: CalibrationTable,
+    calibration: Calibration,
     batches: Iterable[Batch],
     spec: ModelSpec,
     progress: Progress = SILENT,
     crops: int = CROPS,
 ) -> tuple[LayerSensitivity, ...]:
-    """The sensitivity of every layer that the calibration ``table`` of ``graph`` quantises, in its order.
+    """The sensitivity of every layer that ``calibration`` puts into INT8, in the order of the graph.
 
     batches: crops as calibration takes them, of which the first ``crops`` are used.
 
-    Raises CalibrationError when the table is another graph's, when there is no crop, and when the graph has
-    an operator that torch does not run here.
+    Raises CalibrationError when there is no crop, and when the graph has an operator that torch does not run
+    here.
     """
-    model = equalized_graph(graph, table)
-    placement = Calibration(table, model).placement()
-    probe = _Probe(model, table, placement, spec)
-    chunks = list(_chunks(batches, crops, _kept_crops(model, spec)))
+    probe = _Probe(calibration, spec)
+    chunks = list(_chunks(batches, crops, _kept_crops(calibration.model)))
     if not chunks:
         raise CalibrationError("there are no crops to measure the sensitivity with; give more images")
     with progress.task("sensitivity of layers", len(chunks) * len(probe.layers)) as task, torch.no_grad():
@@ -99,13 +93,12 @@ class _Seen:
 class _Probe:
     """Holds the float activations of one chunk of crops, and runs what follows one layer."""
 
-    def __init__(
-        self, model: onnx.ModelProto, table: CalibrationTable, placement: Placement, spec: ModelSpec
-    ) -> None:
-        self._graph = TorchGraph(model)
-        self._simulation = Int8Simulation(self._graph, table, placement)
+    def __init__(self, calibration: Calibration, spec: ModelSpec) -> None:
+        self._simulation = Int8Simulation(calibration)
+        self._graph = self._simulation.graph
         self._spec = spec
-        self._macs = layer_macs(model)
+        self._macs = layer_macs(calibration.model)
+        placement = calibration.placement()
         self._operators = {site.node: site.operator for site in placement.inputs}
         self._inputs: dict[str, list[str]] = {node: [] for node in self._operators}
         for site in placement.inputs:
@@ -185,7 +178,7 @@ def _following(graph: TorchGraph, layers: Sequence[str]) -> dict[str, list[int]]
     return following
 
 
-def _kept_crops(model: onnx.ModelProto, spec: ModelSpec) -> int:
+def _kept_crops(model: onnx.ModelProto) -> int:
     """How many crops' activations fit into _KEPT_BYTES; one at least."""
     shapes = tensor_shapes(model)
     outputs = (name for node in model.graph.node for name in node.output)

@@ -6,13 +6,14 @@ INT8 does; the simulation and onnxruntime's int8 kernels differ by less than a s
 
 from collections.abc import Collection, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .placement import Placement
+from .bias import correct_biases
+from .calibrate import Calibration
 from .qdq import quantize_weights
 from .ranges import LARGEST_INT8
-from .table import CalibrationTable
 from .torch_graph import Read, TorchGraph
 
 Site = tuple[str, int]
@@ -20,18 +21,30 @@ Site = tuple[str, int]
 
 
 class Int8Simulation:
-    """The rounded inputs and weights of the layers that a placement quantises."""
+    """The rounded inputs and weights, and the corrected biases, of the layers that are in INT8.
 
-    def __init__(self, graph: TorchGraph, table: CalibrationTable, placement: Placement) -> None:
-        self.steps: Mapping[str, float] = {
-            tensor: found.amax / LARGEST_INT8 for tensor, found in table.tensors.items()
+    ``graph`` runs what the simulation reads: ``calibration.model``, where every layer whose bias is corrected
+    has a bias of its own.
+    """
+
+    def __init__(self, calibration: Calibration) -> None:
+        corrections = calibration.corrections()
+        own = {layer: np.zeros_like(added) for layer, added in corrections.items()}
+        self.graph = TorchGraph(correct_biases(calibration.model, own))
+        self.biases: dict[Site, Tensor] = {
+            (layer, 2): torch.from_numpy(added.astype(np.float32)) for layer, added in corrections.items()
         }
+        self.steps: Mapping[str, float] = {
+            tensor: found.amax / LARGEST_INT8 for tensor, found in calibration.table.tensors.items()
+        }
+        placement = calibration.placement()
         self.activations: dict[Site, str] = {
             (site.node, site.index): site.tensor for site in placement.inputs
         }
         self.weights: dict[Site, Tensor] = {}
         for site in placement.weights:
-            array = quantize_weights(graph.constants[site.tensor].numpy(), site.axis)
+            exact = self.graph.constants[site.tensor].numpy()
+            array = calibration.rounded.weights.get(site.tensor) or quantize_weights(exact, site.axis)
             steps = torch.as_tensor(array.scale)  # a scalar where the tensor has one scale
             if site.axis is not None:
                 steps = steps.reshape([-1 if axis == site.axis else 1 for axis in range(array.values.ndim)])
@@ -46,6 +59,8 @@ class Int8Simulation:
                 return value
             if (node, index) in self.weights:
                 return self.weights[node, index]
+            if (node, index) in self.biases:
+                return value + self.biases[node, index]
             if (node, index) not in self.activations:
                 return value
             if tensor not in rounded:

@@ -1,5 +1,6 @@
 """INT8 in torch gives what onnxruntime computes of the Q/DQ graph."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from onnx import numpy_helper, parser
 from posedge.calibration.calibrate import Calibration, calibrate
 from posedge.calibration.recipe import Recipe
 from posedge.calibration.simulation import Int8Simulation, rounded_to
-from posedge.calibration.torch_graph import TorchGraph
 from posedge.export.graphs import run_graph
 
 # weights at their nearest levels and biases as they are: what the simulation rounds by itself
@@ -22,10 +22,10 @@ PLAIN = Recipe("mse", rounded=False, corrected=False, target="tensorrt")
 def simulated(
     found: Calibration, batch: NDArray[np.float32], layers: set[str] | None = None
 ) -> list[NDArray]:
-    graph = TorchGraph(found.model)
-    simulation = Int8Simulation(graph, found.table, found.placement())
+    simulation = Int8Simulation(found)
     with torch.no_grad():
-        return [output.numpy() for output in graph.run(torch.from_numpy(batch), simulation.reader(layers))]
+        outputs = simulation.graph.run(torch.from_numpy(batch), simulation.reader(layers))
+    return [output.numpy() for output in outputs]
 
 
 def largest_difference(found: NDArray, expected: NDArray) -> float:
@@ -36,8 +36,9 @@ def largest_difference(found: NDArray, expected: NDArray) -> float:
 
 @pytest.fixture(scope="module")
 def calibrated(residual_net: Path, residual_crops: list[NDArray[np.float32]]) -> Calibration:
-    """Convolutions, shortcuts of residual Adds and a ConvTranspose, whose weights have one scale."""
-    return calibrate(residual_net, residual_crops, PLAIN)
+    """Convolutions, shortcuts of residual Adds and a ConvTranspose, whose weights have one scale; weights are
+    not at their nearest levels, and biases are corrected."""
+    return calibrate(residual_net, residual_crops, replace(PLAIN, rounded=True, corrected=True))
 
 
 def test_a_network_in_int8_is_what_onnxruntime_computes(
