@@ -80,6 +80,21 @@ def test_each_command_names_what_is_missing_before_it_works(tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
+def test_calibration_takes_what_it_uses(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not read")
+    command = ["calibrate", str(tmp_path / "model.onnx"), "--coco", str(tmp_path)]
+    measuring = [*command, "--sensitivity"]
+    cases = [([module], command) for module in ("onnx", "onnxruntime", "onnxslim")]
+    cases += [([module], measuring) for module in ("torch", "matplotlib")]
+    answers = json.loads(in_new_process(HIDING, json.dumps(cases)))
+    for ((module,), _), (code, said) in zip(cases, answers, strict=True):
+        assert code == 1
+        assert f"posedge: {module} is needed here and not installed" in said
+    not_used = ["torch", "onnxscript", "faster_coco_eval", "matplotlib"]
+    ((code, said),) = json.loads(in_new_process(HIDING, json.dumps([(not_used, command)])))
+    assert (code, "is not ONNX" in said) == (1, True), said
+
+
 def test_an_onnx_file_is_prepared_without_torch(small_pose: Path, tmp_path: Path) -> None:
     program = """
 import sys

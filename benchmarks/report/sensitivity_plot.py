@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...errors import require
 from ...files import replacing
 from .sensitivity import shortened
@@ -23,8 +25,8 @@ _LINE, _POINT, _GREY = "#1f77b4", "#d62728", "#444444"
 _NAME_WIDTH = 40
 _DPI = 120
 
-# places of the names, in per cent as the axes have them
-_BELOW, _BESIDE, _STEP, _MIDDLE = 4, 4, 6, 50
+# places of the names, in per cent as the axes have them; a letter is about one wide
+_BELOW, _BESIDE, _STEP, _END = 4, 4, 6, 99
 
 
 def curve(layers: "Sequence[LayerSensitivity]") -> "list[tuple[LayerSensitivity, float, float]]":
@@ -89,16 +91,18 @@ def _name_worst(axis: Any, points: "list[tuple[LayerSensitivity, float, float]]"
     """Mark the layers with the largest errors. Their names stand below the curve, which is never hollow."""
     worst = sorted(points, key=lambda point: -point[0].error)[:LABELS]
     named = sorted((point for point in worst if point[0].error), key=lambda point: -point[2])
-    above = 100.0
+    above, works = 100.0, [0.0, *(100 * work for _, work, _ in points)]
+    errors = [0.0, *(100 * error for _, _, error in points)]
     for left, (layer, work, error) in zip(range(len(named), 0, -1), named, strict=True):
         x, y = 100 * work, 100 * error
-        # room is left for the names that follow further down
-        above = max(min(y - _BELOW, above - _STEP), _STEP * left)
-        beside, side = (x + _BESIDE, "left") if x < _MIDDLE else (x - _BESIDE, "right")
+        name = f"{shortened(layer.node, _NAME_WIDTH)} ({layer.operator}): {100 * layer.error / total:.1f} %"
+        start = min(x + _BESIDE, _END - len(name))
+        # the curve rises: a name is below it where its first letter is. Room is left for those that follow
+        below = min(y, float(np.interp(start, works, errors))) - _BELOW
+        above = max(min(below, above - _STEP), _STEP * left)
         axis.plot(x, y, "o", color=_POINT, markersize=6, zorder=3)
         axis.annotate(
-            f"{shortened(layer.node, _NAME_WIDTH)} ({layer.operator}): {100 * layer.error / total:.1f} %",
-            (x, y), xytext=(beside, above), ha=side, va="center", fontsize=9, color=_POINT, zorder=4,
+            name, (x, y), xytext=(start, above), ha="left", va="center", fontsize=9, color=_POINT, zorder=4,
             bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
             arrowprops={"arrowstyle": "-", "color": _POINT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3},
         )  # fmt: skip

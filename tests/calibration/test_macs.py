@@ -99,3 +99,17 @@ def test_the_share_in_int8_is_that_of_the_convolutions_with_int8_on_both_inputs(
         expected = 1 - sum(work[name] for name in kept) / sum(work.values())
         assert int8_share(quantised) == pytest.approx(expected, abs=1e-12)
         assert int8_share(quantised, layer_macs(model)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_int8_on_one_input_alone_does_not_count() -> None:
+    """Neither a float weight beside an INT8 activation nor the other way round runs in INT8."""
+    pair = "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z)"
+    weights = {"w": (4, 8, 1, 1), "s": ()}
+    for body in (
+        f"{pair} y = Conv(d, w)",
+        "p = QuantizeLinear(w, s, z) d = DequantizeLinear(p, s, z) y = Conv(x, d)",
+    ):
+        model = network(body, weights)
+        model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), "z"))
+        assert list(layer_macs(model).values()) == [4 * 8 * 120]
+        assert int8_share(model) == 0

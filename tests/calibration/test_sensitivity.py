@@ -151,6 +151,28 @@ def test_a_classifier_has_no_joints_to_move(tmp_path: Path) -> None:
         assert math.isnan(layer.shift_p95)
 
 
+def test_two_outputs_count_together(tmp_path: Path) -> None:
+    """SimCC: the change of both distributions over the energy of both."""
+    body = "a = Conv(input, w) r = Relu(a) f = Reshape(r, shape) x = MatMul(f, gx) y = MatMul(f, gy)"
+    weights = {"w": (3, 3, 3, 3), "gx": (22 * 14, 32), "gy": (22 * 14, 48)}
+    graph = network(tmp_path / "net.onnx", body, weights, "float[n, 3, 32] x, float[n, 3, 48] y")
+    model = onnx.load(graph)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, 3, 22 * 14]), "shape"))
+    onnx.save(model, graph)
+    spec = replace(SPEC, codec="simcc", output_name="x", output_name_y="y")
+    calibration = calibrate(graph, crops(), PLAIN)
+    found = measured(graph, calibration.table, spec)
+    assert list(found) == ["a", "x", "y"]
+    pixels = np.concatenate(crops())
+    exact = run_graph(load_graph(graph), pixels)
+    energy = sum(np.square(values).sum() for values in exact.values())
+    for name, layer in found.items():
+        changed = run_graph(calibration.quantized(set(found) - {name}), pixels)
+        expected = sum(np.square(changed[output] - exact[output]).sum() for output in exact) / energy
+        assert layer.error == pytest.approx(expected, rel=0.02)
+        assert layer.shift_p95 >= 0
+
+
 def test_no_more_crops_are_read_than_are_used(tmp_path: Path) -> None:
     graph = pose(tmp_path / "net.onnx")
     found = calibrate(graph, crops(), PLAIN)
