@@ -1,6 +1,7 @@
 """The command `posedge`: one function a command, each importing what it needs when it runs."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ INTERRUPTED = 130  # what a shell reports for a program stopped by Ctrl-C
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, or 1 after an error that was printed; misuse exits with 2."""
     options = _parser().parse_args(marked_numbers(sys.argv[1:] if arguments is None else arguments))
+    # torch's threads spin while they wait for each other: where other work runs that made it ten times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with watched_interrupts() as interrupts:
         try:
             result: int = options.run(options)
