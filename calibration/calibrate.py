@@ -1,11 +1,12 @@
 """From a float32 graph and crops to an INT8 graph: the order in which the parts of calibration work.
 
 Statistics of one pass over the crops; factors that equalise the channels; ranges; levels of the weights and
-corrected biases; Q/DQ at the placement. Read ``calibrate`` first.
+corrected biases; all of these learned further, if that is wanted; Q/DQ at the placement. Read ``calibrate``
+first.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,12 +56,15 @@ class Calibration:
         kept = {*self.table.float_layers, *keep_float}
         return plan(self.model, self.table.target, kept).without(self.table.excluded)
 
+    def bias_changes(self) -> dict[str, NDArray[np.float64]]:
+        """What is added to the bias (C,) of each layer that is in INT8, by its first output."""
+        corrections = {layer: np.array(added) for layer, added in self.table.bias_corrections.items()}
+        return corrections | self.rounded.bias_changes
+
     def quantized(self, keep_float: Collection[str] = ()) -> onnx.ModelProto:
         """The INT8 graph; equal inputs give equal bytes."""
         placement = self.placement(keep_float)
-        corrections = {layer: np.array(added) for layer, added in self.table.bias_corrections.items()}
-        if corrections:
-            corrections |= self.rounded.bias_changes
+        corrections = self.bias_changes()
         in_int8 = {site.node for site in placement.weights}
         model = correct_biases(
             self.model, {layer: added for layer, added in corrections.items() if layer in in_int8}
@@ -101,12 +105,19 @@ def calibrate(
     crops: how many crops will come, for the progress display.
 
     Raises GraphError when ``graph`` is no usable ONNX file, and CalibrationError when it cannot be quantised
-    or the crops do not fit it.
+    or the crops do not fit it. A recipe that learns needs torch, and raises what ``learning.learn`` does.
     """
     model = _folded(graph)
     placement = plan_quantization(model, graph, recipe.target)
     layers = (weight.node for weight in placement.weights) if recipe.rounded else ()
     watched = patch_observers(Topology(model), layers)
+    kept: list[NDArray[np.float32]] = []
+    if recipe.learned:
+        # torch takes seconds to load, so only who learns does; what it cannot run is found before the pass
+        from .learning import kept_crops, learn, require_torch_graph
+
+        require_torch_graph(model)
+        batches = kept_crops(batches, kept)
     seen = observe(model, batches, placement.activations, progress, crops, watched)
     if note := few_crops_note(seen.crops):
         progress.note(note)
@@ -126,6 +137,8 @@ def calibrate(
     placement = plan(model, recipe.target).without(ranges.excluded)
     corrections = bias_corrections(model, placement, statistics) if recipe.corrected else {}
     rounded = round_layers(model, placement, _scaled_moments(seen, factors), progress)
+    if not recipe.corrected:
+        rounded = replace(rounded, bias_changes={})
     table = CalibrationTable(
         sha256_file(graph),
         images_sha256,
@@ -137,7 +150,8 @@ def calibrate(
         recipe.target,
         _as_tuples(corrections),
     )
-    return Calibration(table, model, rounded)
+    found = Calibration(table, model, rounded)
+    return learn(found, kept, progress) if recipe.learned else found
 
 
 def write_quantized(graph: Path, table: CalibrationTable, output: Path) -> Placement:
