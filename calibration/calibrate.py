@@ -1,8 +1,7 @@
 """From a float32 graph and crops to an INT8 graph: the order in which the parts of calibration work.
 
 Statistics of one pass over the crops; factors that equalise the channels; ranges; levels of the weights and
-corrected biases; all of these learned further, if that is wanted; Q/DQ at the placement. Read ``calibrate``
-first.
+corrected biases, learned further if that is wanted; Q/DQ at the placement. Read ``calibrate`` first.
 """
 
 from collections.abc import Collection, Iterable, Mapping

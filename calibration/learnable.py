@@ -8,6 +8,8 @@ logarithm for steps; one level for weights; and for a bias, what its output move
 filter moves by a level at random.
 """
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,7 +24,7 @@ from .placement import Placement, QuantisedWeight
 from .qdq import QuantisedArray, quantize_weights, require_finite
 from .ranges import LARGEST_INT8
 from .rounding import RoundedLayers
-from .simulation import Site
+from .simulation import Int8Simulation, Site
 from .topology import Topology
 from .torch_graph import TorchGraph
 
@@ -40,41 +42,34 @@ class LearnableInt8:
     def __init__(self, calibration: Calibration, strengths: Mapping[str, float]) -> None:
         self._start = calibration
         placement = calibration.placement()
-        biases = _start_biases(calibration, placement)
-        self._graph = TorchGraph(correct_biases(calibration.model, biases))
-        self._activations: dict[Site, str] = {
-            (site.node, site.index): site.tensor for site in placement.inputs
-        }
+        sites = _learned_weights(placement)
+        self._weights = {place: _Weights(calibration, site) for place, site in sites.items()}
+        self._start_biases = _start_biases(calibration, placement)
+        self._graph = TorchGraph(correct_biases(calibration.model, self._start_biases))
+        simulation = Int8Simulation(self._graph, calibration.table, placement)
+        self._fixed = {place: value for place, value in simulation.weights.items() if place not in sites}
+        self._activations = simulation.activations
         self._log_steps = {
-            tensor: torch.tensor(np.log(calibration.table.tensors[tensor].amax / LARGEST_INT8)).float()
-            for tensor in placement.activations
-        }
-        self._sites = {(site.node, site.index): site for site in placement.weights}
-        self._arrays = _arrays(calibration, placement)
-        self._levels = {name: torch.from_numpy(array.values).float() for name, array in self._arrays.items()}
-        axes = {site.tensor: site.axis for site in placement.weights}
-        self._weight_steps = {
-            name: _shaped(array.scale, axes[name], array.values.ndim) for name, array in self._arrays.items()
+            tensor: torch.tensor(math.log(simulation.steps[tensor])) for tensor in placement.activations
         }
         self._bias_units = {
-            site.node: self._bias_unit(site, strengths) for site in placement.weights if site.node in biases
+            node: self._weights[node, index].output_unit(strengths[self._activations[node, 0]])
+            for node, index in sites
+            if node in self._start_biases
         }
-        self._start_biases = biases
-        self.scales = {name: torch.zeros((), requires_grad=True) for name in self._log_steps}
-        self.biases = {
-            name: torch.zeros_like(unit, requires_grad=True) for name, unit in self._bias_units.items()
-        }
-        self.levels = {name: torch.zeros_like(v, requires_grad=True) for name, v in self._levels.items()}
+        self.scales = _zeros(self._log_steps)
+        self.biases = _zeros(self._bias_units)
+        self.levels = _zeros({weights.tensor: weights.levels for weights in self._weights.values()})
 
     def run(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """The outputs for float32 (N, 3, H, W), with gradients to the parameters."""
         done: dict[str, Tensor] = {}
 
         def read(node: str, index: int, tensor: str, value: Tensor) -> Tensor:
-            if (node, index) in self._sites:
-                if tensor not in done:
-                    done[tensor] = self._weight(tensor)
-                return done[tensor]
+            if (node, index) in self._weights:
+                return self._weights[node, index].moved(self.levels[tensor])
+            if (node, index) in self._fixed:
+                return self._fixed[node, index]
             if (node, index) in self._activations:
                 if tensor not in done:
                     done[tensor] = _rounded(value, self._log_steps[tensor] + self.scales[tensor])
@@ -109,10 +104,7 @@ class LearnableInt8:
         for name, change in self.scales.items():
             amax = tensors[name].amax * float(torch.exp(change.detach()))
             tensors[name] = replace(tensors[name], amax=amax)
-        weights = {
-            name: QuantisedArray(_rounded_levels(self._levels[name], change), self._arrays[name].scale)
-            for name, change in self.levels.items()
-        }
+        weights = {found.tensor: found.rounded(self.levels[found.tensor]) for found in self._weights.values()}
         biases = {
             name: self._start_biases[name] + (change.detach() * self._bias_units[name]).double().numpy()
             for name, change in self.biases.items()
@@ -122,15 +114,37 @@ class LearnableInt8:
         )
         return replace(self._start, table=replace(table, tensors=tensors), rounded=rounded)
 
-    def _weight(self, tensor: str) -> Tensor:
-        levels = _rounded_through(self._levels[tensor] + self.levels[tensor])
-        return levels.clamp(-LARGEST_INT8, LARGEST_INT8) * self._weight_steps[tensor]
 
-    def _bias_unit(self, site: QuantisedWeight, strengths: Mapping[str, float]) -> Tensor:
-        (read,) = (name for (node, _), name in self._activations.items() if node == site.node)
-        array = self._arrays[site.tensor]
-        width = np.sqrt(array.values[0].size)
-        return torch.from_numpy(array.scale * np.float32(width * strengths[read]))
+class _Weights:
+    """One constant: its levels at the start, float32, and their steps, which stay."""
+
+    def __init__(self, calibration: Calibration, site: QuantisedWeight) -> None:
+        self.tensor = site.tensor
+        array = calibration.rounded.weights.get(site.tensor)
+        if array is None:
+            exact = Topology(calibration.model).constant(site.tensor)
+            assert exact is not None  # the plan quantises constants only
+            array = quantize_weights(require_finite(site.tensor, exact), site.axis)
+        self._scale = array.scale
+        self.levels = torch.from_numpy(array.values).float()
+        axes = range(self.levels.ndim)
+        self._steps = torch.from_numpy(array.scale)
+        if site.axis is not None:
+            self._steps = self._steps.reshape([-1 if axis == site.axis else 1 for axis in axes])
+
+    def moved(self, change: Tensor) -> Tensor:
+        """The values at the levels that ``change`` leads to, with gradients."""
+        levels = _rounded_through(self.levels + change)
+        return levels.clamp(-LARGEST_INT8, LARGEST_INT8) * self._steps
+
+    def rounded(self, change: Tensor) -> QuantisedArray:
+        levels = (self.levels + change.detach()).round().clamp(-LARGEST_INT8, LARGEST_INT8)
+        return QuantisedArray(levels.numpy().astype(np.int8), self._scale)
+
+    def output_unit(self, strength: float) -> Tensor:
+        """By how much (O,) a convolution's outputs move when every weight moves by a level at random, for
+        inputs of this root mean square."""
+        return torch.from_numpy(self._scale * np.float32(self.levels[0].numel() ** 0.5 * strength))
 
 
 class _Round(torch.autograd.Function):
@@ -176,9 +190,8 @@ def _rounded(values: Tensor, log_step: Tensor) -> Tensor:
     return found
 
 
-def _rounded_levels(start: Tensor, change: Tensor) -> Any:
-    found = (start + change.detach()).round().clamp(-LARGEST_INT8, LARGEST_INT8)
-    return found.numpy().astype(np.int8)
+def _zeros(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(value, requires_grad=True) for name, value in values.items()}
 
 
 def _start_biases(calibration: Calibration, placement: Placement) -> dict[str, Any]:
@@ -193,19 +206,7 @@ def _start_biases(calibration: Calibration, placement: Placement) -> dict[str, A
     return biases
 
 
-def _arrays(calibration: Calibration, placement: Placement) -> dict[str, QuantisedArray]:
-    """The levels of all weights at the start."""
-    topology = Topology(calibration.model)
-    arrays = dict(calibration.rounded.weights)
-    for site in placement.weights:
-        if site.tensor not in arrays:
-            exact = topology.constant(site.tensor)
-            assert exact is not None  # the plan quantises constants only
-            arrays[site.tensor] = quantize_weights(require_finite(site.tensor, exact), site.axis)
-    placed = {site.tensor for site in placement.weights}
-    return {name: array for name, array in arrays.items() if name in placed}
-
-
-def _shaped(scale: Any, axis: int | None, rank: int) -> Tensor:
-    shape = () if axis is None else tuple(-1 if index == axis else 1 for index in range(rank))
-    return torch.from_numpy(scale).reshape(shape)
+def _learned_weights(placement: Placement) -> dict[Site, QuantisedWeight]:
+    """The weights that one layer reads; what several share stays as it is."""
+    readers = Counter(site.tensor for site in placement.weights)
+    return {(site.node, site.index): site for site in placement.weights if readers[site.tensor] == 1}

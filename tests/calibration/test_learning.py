@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
 from posedge.calibration.calibrate import Calibration, calibrate
-from posedge.calibration.learning import learn
+from posedge.calibration.learning import KINDS, learn
 from posedge.calibration.recipe import Recipe
 from posedge.errors import CalibrationError
 from posedge.export.graphs import load_graph, run_graph
@@ -21,9 +21,31 @@ STEPS = 40
 
 
 def picture(seed: int, count: int) -> NDArray[np.float32]:
-    """Crops (count, 3, 64, 48) in which neighbours are alike."""
-    noise = np.random.default_rng(seed).normal(size=(count, 3, 16, 12)).astype(np.float32)
+    """Crops (count, 3, 16, 12) in which neighbours are alike."""
+    noise = np.random.default_rng(seed).normal(size=(count, 3, 4, 3)).astype(np.float32)
     return noise.repeat(4, 2).repeat(4, 3)
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stem, a residual block and a head."""
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> net (float[n, 3, 16, 12] x) => (float[n, 4, 8, 6] y) {'
+        "a = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, w1, b1) r = Relu(a)"
+        "c = Conv <pads = [1, 1, 1, 1]> (r, w2, b2) s = Relu(c) d = Conv <pads = [1, 1, 1, 1]> (s, w3)"
+        "e = Add(d, r) t = Relu(e) y = Conv(t, w4, b4) }"
+    )
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (12, 3, 3, 3), "w2": (12, 12, 3, 3), "w3": (12, 12, 3, 3), "w4": (4, 12, 1, 1)}
+    for name, shape in shapes.items():
+        value = rng.normal(0, np.prod(shape[1:]) ** -0.5, shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    for name, size in {"b1": 12, "b2": 12, "b4": 4}.items():
+        value = rng.normal(0, 0.1, size).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    path = tmp_path_factory.mktemp("learning") / "net.onnx"
+    onnx.save(model, path)
+    return path
 
 
 def distance(graph: Path, calibration: Calibration, crops: NDArray[np.float32]) -> float:
@@ -43,21 +65,15 @@ def crops(residual_crops: list[NDArray[np.float32]]) -> NDArray[np.float32]:
 
 
 @pytest.fixture(scope="module")
-def start(residual_net: Path, crops: NDArray[np.float32]) -> Calibration:
-    return calibrate(residual_net, [crops])
-
-
-def widened(start: Calibration) -> Calibration:
-    """The start with ranges that are too wide by half."""
-    tensors = {name: replace(found, amax=1.5 * found.amax) for name, found in start.table.tensors.items()}
-    return replace(start, table=replace(start.table, tensors=tensors))
+def start(net: Path, crops: NDArray[np.float32]) -> Calibration:
+    return calibrate(net, [crops])
 
 
 def shifted(start: Calibration) -> Calibration:
     """The start with biases that are off, as after a bad correction."""
     rng = np.random.default_rng(2)
     shifts = {
-        layer: change + rng.normal(0, 0.003, len(change)) for layer, change in start.bias_changes().items()
+        layer: change + rng.normal(0, 0.02, len(change)) for layer, change in start.bias_changes().items()
     }
     return replace(start, rounded=replace(start.rounded, bias_changes=shifts))
 
@@ -72,26 +88,27 @@ def disturbed(start: Calibration) -> Calibration:
     return replace(start, rounded=replace(start.rounded, weights=weights))
 
 
-@pytest.mark.parametrize("harm", [widened, shifted, disturbed])
+@pytest.mark.parametrize(("harm", "kinds"), [(shifted, ("biases",)), (disturbed, ("levels",))])
 def test_what_calibration_did_badly_is_mended_for_crops_that_were_never_seen(
     harm: Callable[[Calibration], Calibration],
-    residual_net: Path,
+    kinds: tuple[str, ...],
+    net: Path,
     start: Calibration,
     crops: NDArray[np.float32],
 ) -> None:
     harmed = harm(start)
     others = picture(6, 16)
     before, after, good = (
-        distance(residual_net, found, others)
-        for found in (harmed, learn(harmed, [crops[:10], crops[10:]], steps=STEPS), start)
+        distance(net, found, others)
+        for found in (harmed, learn(harmed, [crops[:10], crops[10:]], steps=80, kinds=kinds), start)
     )
     assert before > 1.1 * good, "nothing was harmed"
-    assert after < 0.95 * before
+    assert after - good < 0.75 * (before - good)
 
 
 def test_what_is_learned_and_what_stays(start: Calibration, crops: NDArray[np.float32]) -> None:
-    start = widened(start)
-    learned = learn(start, [crops], steps=STEPS)
+    start = disturbed(shifted(start))
+    learned = learn(start, [crops], steps=100, kinds=KINDS)
     assert learned.model is start.model
     assert learned.placement() == start.placement()
     old, new = start.table, learned.table
@@ -110,17 +127,15 @@ def test_what_is_learned_and_what_stays(start: Calibration, crops: NDArray[np.fl
     assert 0 < moved < 0.2 * sum(array.values.size for array in start.rounded.weights.values())
 
 
-def test_it_is_never_worse_than_its_start_on_crops_held_out(
-    residual_net: Path, crops: NDArray[np.float32]
-) -> None:
+def test_it_is_never_worse_than_its_start_on_crops_held_out(net: Path, crops: NDArray[np.float32]) -> None:
     """Crops to learn from that are nothing like those held out: what suits the ones harms the others."""
     crops = crops.copy()
     held = np.arange(len(crops)) % 8 == 7
     crops[~held] = np.float32(0.01) * crops[~held] + np.float32(1)
-    start = calibrate(residual_net, [crops])
+    start = calibrate(net, [crops])
     for seed in range(3):
-        learned = learn(start, [crops], steps=STEPS, seed=seed)
-        before, after = (distance(residual_net, found, crops[held]) for found in (start, learned))
+        learned = learn(start, [crops], steps=STEPS, seed=seed, kinds=KINDS)
+        before, after = (distance(net, found, crops[held]) for found in (start, learned))
         assert after <= before * 1.001  # onnxruntime may round the middle of two levels otherwise than torch
 
 
@@ -132,14 +147,14 @@ def test_no_step_gives_the_start(start: Calibration, crops: NDArray[np.float32])
 def test_equal_seeds_give_equal_graphs_and_others_do_not(
     start: Calibration, crops: NDArray[np.float32]
 ) -> None:
-    harmed = widened(start)
+    harmed = shifted(start)
     first, again, other = (learn(harmed, [crops], steps=10, seed=seed).quantized() for seed in (0, 0, 1))
     assert again == first
     assert other != first
 
 
 def test_the_recipe_learns_from_the_same_crops(
-    residual_net: Path, start: Calibration, crops: NDArray[np.float32]
+    net: Path, start: Calibration, crops: NDArray[np.float32]
 ) -> None:
     notes: list[str] = []
 
@@ -148,23 +163,22 @@ def test_the_recipe_learns_from_the_same_crops(
             notes.append(text)
 
     # an iterator: the crops come once
-    found = calibrate(residual_net, iter([crops[:4], crops[4:8]]), Recipe(learned=True), progress=Notes())
+    found = calibrate(net, iter([crops[:4], crops[4:8]]), Recipe(learned=True), progress=Notes())
     (note,) = notes
     assert "error on 1 crop held out was" in note
     assert found.table.crops == 8
     assert found.placement() == start.placement()
 
 
-def test_biases_are_learned_where_they_are_not_corrected(
-    residual_net: Path, crops: NDArray[np.float32]
-) -> None:
-    start = widened(calibrate(residual_net, [crops], Recipe(rounded=False, corrected=False)))
+def test_biases_are_learned_where_they_are_not_corrected(net: Path, crops: NDArray[np.float32]) -> None:
+    crops = np.abs(crops)  # with a mean that rounded weights change
+    start = calibrate(net, [crops], Recipe(rounded=False, corrected=False))
     assert not start.bias_changes()
     learned = learn(start, [crops], steps=STEPS)
     in_int8 = {site.node for site in learned.placement().weights}
     assert set(learned.bias_changes()) == in_int8
     assert all(np.any(change) for change in learned.bias_changes().values())
-    before, after = (distance(residual_net, found, crops[7::8]) for found in (start, learned))
+    before, after = (distance(net, found, crops[7::8]) for found in (start, learned))
     assert after < before
 
 
