@@ -31,6 +31,11 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         help="round each weight to its nearest level, whatever that does to the output",
     )
     group.add_argument(
+        "--learn",
+        action="store_true",
+        help="learn biases from the outputs of the float32 graph: minutes instead of seconds, no labels",
+    )
+    group.add_argument(
         "--target",
         choices=tuple(TARGETS),
         default=DEFAULT_TARGET,
@@ -42,4 +47,10 @@ def recipe(options: argparse.Namespace) -> "Recipe":
     """What was typed for ``add_recipe_options``."""
     from .calibration.recipe import Recipe
 
-    return Recipe(options.calibration_method, options.equalize, options.round_weights, target=options.target)
+    return Recipe(
+        options.calibration_method,
+        options.equalize,
+        options.round_weights,
+        target=options.target,
+        learned=options.learn,
+    )

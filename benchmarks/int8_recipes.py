@@ -78,6 +78,7 @@ def _recipes() -> Iterator[tuple[str, Recipe]]:
         for method in METHOD_NAMES:
             name = f"{method}, {step}" if step else method
             yield name, Recipe(method, equalized, rounded, corrected)
+    yield "the default recipe, learned", Recipe(learned=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,7 +1,7 @@
 """From a float32 graph and crops to an INT8 graph: the order in which the parts of calibration work.
 
 Statistics of one pass over the crops; factors that equalise the channels; ranges; levels of the weights and
-corrected biases; Q/DQ at the placement. Read ``calibrate`` first.
+corrected biases, learned further if that is wanted; Q/DQ at the placement. Read ``calibrate`` first.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -58,7 +58,7 @@ class Calibration:
     def corrections(self) -> dict[str, NDArray[np.float64]]:
         """What is added to the bias (C,) of each layer when it is in INT8, by its first output."""
         added = {layer: np.array(change) for layer, change in self.table.bias_corrections.items()}
-        return {**added, **self.rounded.bias_changes} if added else {}
+        return {**added, **self.rounded.bias_changes}
 
     def keeping_float(self, layers: Collection[str]) -> "Calibration":
         """The same with ``layers`` noted in its table as those that stay in float."""
@@ -109,12 +109,19 @@ def calibrate(
     crops: how many crops will come, for the progress display.
 
     Raises GraphError when ``graph`` is no usable ONNX file, and CalibrationError when it cannot be quantised
-    or the crops do not fit it.
+    or the crops do not fit it. A recipe that learns needs torch, and raises what ``learning.learn`` does.
     """
     model = _folded(graph)
     placement = plan_quantization(model, graph, recipe.target)
     layers = (weight.node for weight in placement.weights) if recipe.rounded else ()
     watched = patch_observers(Topology(model), layers)
+    kept: list[NDArray[np.float32]] = []
+    if recipe.learned:
+        # torch takes seconds to load, so only who learns does; what it cannot run is found before the pass
+        from .learning import kept_crops, learn, require_torch_graph
+
+        require_torch_graph(model)
+        batches = kept_crops(batches, kept)
     seen = observe(model, batches, placement.activations, progress, crops, watched)
     if note := few_crops_note(seen.crops):
         progress.note(note)
@@ -136,6 +143,8 @@ def calibrate(
     placement = plan(model, recipe.target).without(ranges.excluded)
     corrections = bias_corrections(model, placement, statistics) if recipe.corrected else {}
     rounded = round_layers(model, placement, _scaled_moments(seen, factors), progress)
+    if not recipe.corrected:
+        rounded = replace(rounded, bias_changes={})
     table = CalibrationTable(
         sha256_file(graph),
         images_sha256,
@@ -147,7 +156,8 @@ def calibrate(
         recipe.target,
         _as_tuples(corrections),
     )
-    return Calibration(table, model, rounded)
+    found = Calibration(table, model, rounded)
+    return learn(found, kept, progress) if recipe.learned else found
 
 
 def write_quantized(graph: Path, table: CalibrationTable, output: Path) -> Placement:

@@ -17,6 +17,8 @@ class Recipe:
         goes to its nearest level.
     corrected: take what rounding of the weights does to means out of the biases (``bias.py``).
     target: who will run the graph, a key of ``targets.TARGETS``.
+    learned: learn the biases of all layers together from the outputs of the float32 graph, which takes
+        minutes and torch (``learning.py``).
     """
 
     method: str = "mse"
@@ -24,6 +26,7 @@ class Recipe:
     rounded: bool = True
     corrected: bool = True
     target: str = DEFAULT_TARGET
+    learned: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHOD_NAMES:
@@ -39,6 +42,7 @@ class Recipe:
             "channels equalised": self.equalized,
             "weights rounded by the output": self.rounded,
             "biases corrected": self.corrected,
+            "biases learned from the float32 outputs": self.learned,
         }
         taken = (name for name, wanted in steps.items() if wanted)
         return ", ".join([f"{self.method} ranges of {images}", f"placed for {self.target}", *taken])
