@@ -56,7 +56,7 @@ def _measure(options: argparse.Namespace) -> None:
     print(f"{'float32':42} {reference.ap():.3f}", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         graph = Path(directory) / "int8.onnx"
-        for name, recipe in _recipes():
+        for name, recipe in _recipes(options.methods, options.learned):
             begin = time.perf_counter()
             crops = batches(calibration, Preprocessor(spec), _CALIBRATION_BATCH)
             quantize(options.model, crops, graph, recipe)
@@ -67,7 +67,7 @@ def _measure(options: argparse.Namespace) -> None:
             print(f"{name:42} {int8.ap():.3f}  {drop.drop:+.3f}  {interval}  {took:12.1f}", flush=True)
 
 
-def _recipes() -> Iterator[tuple[str, Recipe]]:
+def _recipes(methods: Sequence[str], learned: bool) -> Iterator[tuple[str, Recipe]]:
     """Every range method by itself, then with one step more at a time."""
     steps = {"": (False, False, False), "equalised": (True, False, False)}
     steps |= {
@@ -75,10 +75,11 @@ def _recipes() -> Iterator[tuple[str, Recipe]]:
         "equalised, corrected, rounded": (True, True, True),
     }
     for step, (equalized, rounded, corrected) in steps.items():
-        for method in METHOD_NAMES:
+        for method in methods:
             name = f"{method}, {step}" if step else method
             yield name, Recipe(method, equalized, rounded, corrected)
-    yield "the default recipe, learned", Recipe(learned=True)
+    if learned:
+        yield "the default recipe, learned", Recipe(learned=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(flag, type=Path, required=True)
     parser.add_argument("--persons", type=int, help="measure on so many persons only")
     parser.add_argument("--crops", type=int, default=128, help="calibrate on so many (default: 128)")
+    parser.add_argument("--methods", nargs="+", choices=METHOD_NAMES, default=METHOD_NAMES)
+    parser.add_argument("--learned", action="store_true", help="learning too, which takes minutes")
     return parser
 
 
