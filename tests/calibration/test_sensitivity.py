@@ -161,7 +161,7 @@ def test_two_outputs_count_together(tmp_path: Path) -> None:
     onnx.save(model, graph)
     spec = replace(SPEC, codec="simcc", output_name="x", output_name_y="y")
     calibration = calibrate(graph, crops(), PLAIN)
-    found = measured(graph, calibration.table, spec)
+    found = measured(calibration, spec)
     assert list(found) == ["a", "x", "y"]
     pixels = np.concatenate(crops())
     exact = run_graph(load_graph(graph), pixels)

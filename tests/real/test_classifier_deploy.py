@@ -15,6 +15,7 @@ import torch
 
 from posedge import Classifier
 from posedge.benchmarks.report.receipt import read_receipt
+from posedge.calibration.recipe import Recipe
 from posedge.deploy import Outcome, deploy
 from posedge.export.zoo import build_model, find_entry
 from posedge.options import DeployOptions, ImageNetPaths
@@ -82,6 +83,7 @@ def outcome(imagenet: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome
             checkpoint=imagenet / "weights.pth",
             batch_sizes=(1,),
             seconds=0.1,
+            recipe=Recipe(rounded=False),  # the levels of 25 million weights take a minute
         )
     )
 
