@@ -14,21 +14,18 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from math import prod
 from pathlib import Path
-
-import onnx
 
 from ..arguments import count
 from ..calibration.datasets import CocoPersons
-from ..calibration.topology import Topology, tensor_shapes
+from ..calibration.macs import int8_share
 from ..errors import PosedgeError
 from ..export.graphs import load_graph
 from ..files import write_text
 from ..runtime.sessions.onnxruntime import OnnxRuntimeSession
 from ..runtime.spec import read_spec
 from .accuracy import evaluate
-from .peer_calibrators import PEERS, POSEDGE, Job, Peer
+from .peer_calibrators import PEERS, RECIPES, Job, Peer
 from .place import device_description, library_versions
 from .watched import GIB, Ended, Limits, add_limits, limits_of, watched
 
@@ -68,36 +65,6 @@ _HEADER = _LINE.format("calibrator", "AP", "drop", "INT8 MACs", "seconds", "peak
 
 def _cell(figure: float | None, form: str) -> str:
     return "-" if figure is None else format(figure, form)
-
-
-def int8_share(model: onnx.ModelProto) -> float:
-    """The share, 0 to 1, of the convolutions' multiply-accumulates that are INT8.
-
-    INT8 is a convolution whose activation and weights both come from a DequantizeLinear, and a QLinearConv.
-    0 where the graph has no convolution.
-    """
-    topology, shapes = Topology(model), tensor_shapes(model)
-
-    def dequantized(tensor: str) -> bool:
-        node = topology.producer(tensor)
-        return node is not None and node.op_type == "DequantizeLinear"
-
-    total = quantized = 0
-    for node in topology.nodes:
-        if node.op_type in ("Conv", "ConvTranspose"):
-            places, weights = shapes.get(node.output[0]), shapes.get(node.input[1])
-            if node.op_type == "ConvTranspose":
-                places = shapes.get(node.input[0])
-            is_int8 = dequantized(node.input[0]) and dequantized(node.input[1])
-        elif node.op_type == "QLinearConv":
-            places, weights = shapes.get(node.output[0]), shapes.get(node.input[3])
-            is_int8 = True
-        else:
-            continue
-        macs = prod(size or 1 for size in (*(places or ())[2:], *(weights or ())))
-        total += macs
-        quantized += macs * is_int8
-    return quantized / total if total else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +159,9 @@ def _measure(options: argparse.Namespace) -> None:
         print(f"{name:7} {text}")
     print(f"\n{_HEADER}", flush=True)
     rows = []
-    for row in _rows(data, [POSEDGE, *(PEERS[name] for name in options.peers)], limits):
+    for row in _rows(
+        data, [RECIPES[name] for name in options.recipes] + [PEERS[name] for name in options.peers], limits
+    ):
         print(row, flush=True)
         rows.append(row)
     if options.output is not None:
@@ -209,6 +178,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--persons", type=count, help="measure on so many persons only")
     parser.add_argument("--crops", type=count, default=128, help="calibrate on so many (default: 128)")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="default: all of them")
+    parser.add_argument(
+        "--recipes", nargs="*", choices=RECIPES, default=list(RECIPES), help="posedge's own (default: all)"
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="JSON", help="write the figures here too")
     add_limits(parser)
     return parser

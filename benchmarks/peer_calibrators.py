@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..calibration.calibrate import quantize
 from ..calibration.datasets import CocoPersons, batches
+from ..calibration.recipe import Recipe
 from ..runtime.preprocess import Preprocessor
 from ..runtime.spec import ModelSpec
 
@@ -73,6 +74,12 @@ def posedge_default(job: Job) -> None:
     """The recipe of ``posedge deploy``."""
     crops = batches(job.persons, Preprocessor(job.spec), CALIBRATION_BATCH)
     quantize(job.graph, crops, job.output)
+
+
+def posedge_learned(job: Job) -> None:
+    """The same, and biases learned from the float32 outputs."""
+    crops = batches(job.persons, Preprocessor(job.spec), CALIBRATION_BATCH)
+    quantize(job.graph, crops, job.output, Recipe(learned=True))
 
 
 def onnxruntime_default(job: Job) -> None:
@@ -152,4 +159,7 @@ PEERS: dict[str, Peer] = {
     "modelopt-max": _modelopt("max"),
     "modelopt-entropy": _modelopt("entropy"),
 }
-POSEDGE = Peer("posedge", "onnxruntime", posedge_default)
+RECIPES: dict[str, Peer] = {
+    "default": Peer("posedge", "onnxruntime", posedge_default),
+    "learned": Peer("posedge, learned", "torch", posedge_learned),
+}

@@ -7,11 +7,12 @@ import onnx
 
 from .topology import Topology, attributes, node_id, tensor_shapes
 
-_CONVOLUTIONS = ("Conv", "ConvTranspose")
+_CONVOLUTIONS = ("Conv", "ConvTranspose", "QLinearConv")
 
 
 def layer_macs(model: onnx.ModelProto) -> dict[str, int]:
-    """Multiply-accumulates of each Conv, ConvTranspose, Gemm and MatMul for one input, by first output.
+    """Multiply-accumulates of each Conv, QLinearConv, ConvTranspose, Gemm and MatMul for one input, by first
+    output.
 
     Layers whose shapes cannot be inferred but for the batch are left out. Biases are not counted.
     """
@@ -21,7 +22,7 @@ def layer_macs(model: onnx.ModelProto) -> dict[str, int]:
         if node.op_type in _CONVOLUTIONS:
             # a filter is used once at each place of the output, in a transposed convolution of the input
             places = shapes.get(node.input[0] if node.op_type == "ConvTranspose" else node.output[0], ())[2:]
-            weights = shapes.get(node.input[1], ())
+            weights = shapes.get(node.input[3 if node.op_type == "QLinearConv" else 1], ())
             factors = (*places, *weights)
         elif node.op_type in ("Gemm", "MatMul"):
             left, result = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
@@ -43,7 +44,7 @@ def convolution_macs(model: onnx.ModelProto) -> dict[str, int]:
 def int8_share(model: onnx.ModelProto, macs: Mapping[str, int] | None = None) -> float:
     """The share of the convolutions' multiply-accumulates whose inputs and weights are both INT8, 0 to 1.
 
-    model: a graph with Q/DQ. macs: ``layer_macs`` of it, where known.
+    model: a graph with Q/DQ, or with QLinearConv. macs: ``layer_macs`` of it, where known.
     """
     found, topology = layer_macs(model) if macs is None else macs, Topology(model)
     total = quantised = 0
@@ -52,6 +53,8 @@ def int8_share(model: onnx.ModelProto, macs: Mapping[str, int] | None = None) ->
             work = found.get(node_id(node), 0)
             total += work
             makers = [topology.producer(tensor) for tensor in node.input[:2]]
-            if all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers):
+            if node.op_type == "QLinearConv" or all(
+                maker is not None and maker.op_type == "DequantizeLinear" for maker in makers
+            ):
                 quantised += work
     return quantised / total if total else 0.0

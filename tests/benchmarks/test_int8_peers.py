@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from posedge.benchmarks.int8_peers import int8_share, main
+from posedge.benchmarks.int8_peers import main
+from posedge.calibration.macs import int8_share
 from posedge.runtime.spec import ModelSpec
 
 
@@ -71,7 +72,7 @@ def test_peers_are_measured_on_the_same_data(
     arguments = ["--model", str(small_pose), "--spec", str(tmp_path / "spec.json")]
     arguments += ["--images", str(coco / "images"), "--annotations", str(coco / "val.json")]
     arguments += ["--calibration-annotations", str(coco / "train.json"), "--persons", "6", "--crops", "8"]
-    peers = ["--peers", "onnxruntime-minmax", "modelopt-max"]
+    peers = ["--recipes", "default", "--peers", "onnxruntime-minmax", "modelopt-max"]
     assert main([*arguments, *peers, "-o", str(tmp_path / "peers.json")]) == 0
     document = json.loads((tmp_path / "peers.json").read_text())
     assert document["data"] == "6 persons, calibrated on 8 crops"
