@@ -93,8 +93,7 @@ class _Job:
     def stage(
         self, name: str, inputs: Mapping[str, Any], outputs: tuple[str, ...], work: Callable[[], None]
     ) -> None:
-        if not self.stages.run(name, inputs, outputs, work):
-            self.progress.note(f"{name}: nothing has changed, kept")
+        self.stages.run_or_keep(name, inputs, outputs, work, self.progress)
 
 
 def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:

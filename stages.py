@@ -7,6 +7,7 @@ from typing import Any
 
 from . import __version__
 from .files import sha256_bytes, sha256_file, write_text
+from .progress import Progress
 
 _LOG = ".stages.json"
 
@@ -41,6 +42,18 @@ class StageLog:
         self._finished[name] = {"key": key, "outputs": made}
         write_text(self._path, json.dumps(self._finished, indent=1, sort_keys=True))
         return True
+
+    def run_or_keep(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str],
+        work: Callable[[], None],
+        progress: Progress,
+    ) -> None:
+        """``run``, and a line on ``progress`` when the stage was kept."""
+        if not self.run(name, inputs, outputs, work):
+            progress.note(f"{name}: nothing has changed, kept")
 
     def _is_finished(self, name: str, key: str, outputs: Sequence[str]) -> bool:
         entry = self._finished.get(name)

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from ..errors import CalibrationError
+from ..export.passes.editing import Constants, drop_unread
 from .channels import convolution_channels
 from .placement import Placement
 from .qdq import quantize_weights
@@ -65,7 +65,7 @@ def correct_biases(model: onnx.ModelProto, corrections: Corrections) -> onnx.Mod
     result = onnx.ModelProto()
     result.CopyFrom(model)
     topology = Topology(result)
-    names = topology.names()
+    constants = Constants(result.graph)
     replaced = set()
     for node in result.graph.node:
         correction = corrections.get(node_id(node))
@@ -78,25 +78,11 @@ def correct_biases(model: onnx.ModelProto, corrections: Corrections) -> onnx.Mod
             )
         old = topology.constant(node.input[2]) if len(node.input) > 2 else None
         bias = correction + (0 if old is None else old.astype(np.float64))
-        name = f"{node_id(node)}/bias"
-        while name in names:
-            name += "_"
-        names.add(name)
-        result.graph.initializer.append(numpy_helper.from_array(bias.astype(np.float32), name))
         replaced.update(node.input[2:])
         del node.input[2:]
-        node.input.append(name)
-    _drop_unread(result.graph, replaced)
+        node.input.append(constants.add(f"{node_id(node)}/bias", bias.astype(np.float32)))
+    drop_unread(result.graph, replaced)
     return result
-
-
-def _drop_unread(graph: onnx.GraphProto, names: set[str]) -> None:
-    """Remove the old biases that nothing reads any more."""
-    read = {tensor for node in graph.node for tensor in node.input} | {value.name for value in graph.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name not in names - read]
-    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
-    del graph.initializer[:]
-    graph.initializer.extend(copies)
 
 
 def _rounding(weights: NDArray[np.float32], axis: int | None) -> NDArray[np.float64]:

@@ -131,16 +131,15 @@ def calibrate(
         factors = channel_factors(model, placement, statistics)
         model = equalize(model, factors)
         statistics = {tensor: found.scaled(factors[tensor]) for tensor, found in statistics.items()}
-    ranges = choose_ranges(
-        recipe.method, statistics, lambda: reader_influence(model, plan(model, recipe.target), statistics)
-    )
+    placement = plan(model, recipe.target)  # with the names that constants have now
+    ranges = choose_ranges(recipe.method, statistics, lambda: reader_influence(model, placement, statistics))
     if not ranges.amax:
         tensor, reason = next(iter(ranges.excluded.items()))
         raise CalibrationError(
             f"{graph}: no tensor of it can be calibrated ({tensor!r}: {reason}). Are the images blank? "
             "Check them, and the spec's mean and std."
         )
-    placement = plan(model, recipe.target).without(ranges.excluded)
+    placement = placement.without(ranges.excluded)
     corrections = bias_corrections(model, placement, statistics) if recipe.corrected else {}
     rounded = round_layers(model, placement, _scaled_moments(seen, factors), progress)
     if not recipe.corrected:

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from ..errors import CalibrationError
+from ..export.passes.editing import Constants, drop_unread
 from .channels import PINNED, ChannelClasses, convolution_channels
 from .factors import Factors
 from .topology import Topology, attributes
@@ -58,7 +58,7 @@ class _Scaler:
         self._model.CopyFrom(model)
         self._graph = self._model.graph
         self._topology = Topology(self._model)
-        self._names = self._topology.names()
+        self._constants = Constants(self._graph)
         self._classes = classes
         self._factors = factors
 
@@ -69,7 +69,7 @@ class _Scaler:
                 self._scale_filters(node)
             elif node.op_type in ("Add", "Sub", "Sum"):
                 self._scale_constants(node)
-        self._drop_unread()
+        drop_unread(self._graph, [tensor.name for tensor in self._graph.initializer])
         return self._model
 
     def _scale_filters(self, node: onnx.NodeProto) -> None:
@@ -98,15 +98,6 @@ class _Scaler:
             if self._topology.is_constant(tensor):
                 self._replace(node, index, self._constant(tensor) * factors)
 
-    def _drop_unread(self) -> None:
-        """Remove constants whose last reader has a scaled copy now."""
-        read = {tensor for node in self._graph.node for tensor in node.input}
-        read.update(value.name for value in self._graph.output)
-        kept = [tensor for tensor in self._graph.initializer if tensor.name in read]
-        copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(copies)
-
     def _of_channels(self, tensor: str, count: int) -> Factors:
         found = self._classes.of_channels(tensor, count)
         assert found is not None  # the walk pins such a convolution
@@ -121,9 +112,4 @@ class _Scaler:
         """Give ``node`` a constant of its own: another reader may need another factor."""
         if (value == self._constant(node.input[index])).all():
             return
-        name = f"{node.input[index]}/equalized"
-        while name in self._names:
-            name += "_"
-        self._names.add(name)
-        self._graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
-        node.input[index] = name
+        node.input[index] = self._constants.add(f"{node.input[index]}/equalized", value.astype(np.float32))

@@ -34,14 +34,24 @@ class RoundedFilters:
     """weights: as ``quantize_weights`` gives them, with other levels.
 
     bias_change: float64 (O,), to be added to the bias.
-    error, nearest_error: the variance of the output's error on the patches, summed over the outputs, with
-        these levels and with the nearest ones; the former is never the larger.
     """
 
     weights: QuantisedArray
     bias_change: NDArray[np.float64]
-    error: float
-    nearest_error: float
+    _errors: NDArray[np.float64]
+    _nearest_errors: NDArray[np.float64]
+    _covariance: NDArray[np.float64]
+
+    @property
+    def error(self) -> float:
+        """The variance of the output's error on the patches, summed over the outputs; never larger than
+        ``nearest_error``."""
+        return _output_error(self._errors, self._covariance)
+
+    @property
+    def nearest_error(self) -> float:
+        """The same with the nearest levels."""
+        return _output_error(self._nearest_errors, self._covariance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +103,15 @@ def round_filters(weights: NDArray[np.float32], moments: PatchMoments) -> Rounde
     diagonal = np.arange(size)
     damping = covariance[:, diagonal, diagonal].mean(1, keepdims=True) * _DAMPING
     covariance[:, diagonal, diagonal] += np.maximum(damping, np.finfo(np.float32).tiny)
-    before = _output_error(exact - levels * steps, covariance)
+    nearest_errors = exact - levels * steps
     errors = _descend(exact, steps, levels, covariance)
     means = np.einsum("god,gd->go", errors, moments.mean)
     return RoundedFilters(
         QuantisedArray(levels.reshape(weights.shape).astype(np.int8), nearest.scale),
         means.reshape(-1),
-        _output_error(errors, covariance),
-        before,
+        errors,
+        nearest_errors,
+        covariance,
     )
 
 

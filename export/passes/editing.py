@@ -1,7 +1,7 @@
 """What several passes need to edit a graph: attributes of nodes, and constants that may be shared."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from numpy.typing import NDArray
@@ -30,6 +30,20 @@ def replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
+
+
+def drop_unread(graph: GraphProto, names: Collection[str]) -> None:
+    """Remove the constants among ``names`` that nothing reads any more, and what is said of lost tensors."""
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    lost = set(names) - read
+    replace_nodes(graph, [n for n in graph.node if n.op_type != "Constant" or n.output[0] not in lost])
+    for field in (graph.initializer, graph.input, graph.value_info):
+        kept = [
+            type(entry).FromString(entry.SerializeToString()) for entry in field if entry.name not in lost
+        ]
+        if len(kept) < len(field):
+            del field[:]
+            field.extend(kept)
 
 
 def has_subgraphs(graph: GraphProto) -> bool:

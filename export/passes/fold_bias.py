@@ -8,7 +8,15 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from .base import GraphPass, Report, unheard
-from .editing import DEFAULT_DOMAINS, Constants, attributes, has_subgraphs, replace_nodes, set_attributes
+from .editing import (
+    DEFAULT_DOMAINS,
+    Constants,
+    attributes,
+    drop_unread,
+    has_subgraphs,
+    replace_nodes,
+    set_attributes,
+)
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
 
@@ -56,7 +64,7 @@ class FoldBias(GraphPass):
         if len(nodes) < len(graph.node):
             self._report(f"{len(graph.node) - len(nodes)} added constants are biases now")
             replace_nodes(graph, nodes)
-            _drop_unread(graph, set(folded))
+            drop_unread(graph, set(folded))
         return model
 
 
@@ -128,17 +136,3 @@ def _set_bias(layer: NodeProto, name: str, bias: NDArray[np.float32], graph: Gra
     del layer.input[2:]
     layer.input.append(name)
     set_attributes(layer, beta=None)  # only a Gemm has it, and it is in the bias now
-
-
-def _drop_unread(graph: GraphProto, names: set[str]) -> None:
-    """Remove the constants among ``names`` that nothing reads any more, and what is said of lost tensors."""
-    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    lost = names - read
-    replace_nodes(graph, [n for n in graph.node if n.op_type != "Constant" or n.output[0] not in lost])
-    for field in (graph.initializer, graph.input, graph.value_info):
-        kept = [
-            type(entry).FromString(entry.SerializeToString()) for entry in field if entry.name not in lost
-        ]
-        if len(kept) < len(field):
-            del field[:]
-            field.extend(kept)
