@@ -20,6 +20,7 @@ from posedge.errors import BuildError, OutputError
 
 pytest.importorskip("tensorrt_rtx", reason="needs the extra tensorrt-rtx")
 
+WORKER = b"posedge.engines.worker"
 BUILD = """
 import sys
 from pathlib import Path
@@ -32,15 +33,24 @@ def request(graph: Path, output: Path) -> BuildRequest:
     return BuildRequest(str(graph), str(output), ("tensorrt_rtx",), BatchProfile(), os.getpid())
 
 
-def children(process: int) -> list[int]:
-    """Process ids of a process's children (none when it is gone)."""
+def builds(process: int) -> list[int]:
+    """Process ids of the builds that a process has under way (none when it is gone).
+
+    Other children are not counted: libraries that earlier tests used may have left helpers of their own.
+    """
     found = []
     for listing in Path(f"/proc/{process}/task").glob("*/children"):
         try:
-            found += [int(word) for word in listing.read_text().split()]
+            found += [child for child in map(int, listing.read_text().split()) if is_build(child)]
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
+
+
+def is_build(process: int) -> bool:
+    """Whether a process runs the worker; one that has ended and was not waited for counts too."""
+    command = Path(f"/proc/{process}/cmdline").read_bytes()
+    return WORKER in command.split(b"\0") or not alive(process)
 
 
 def alive(process: int) -> bool:
@@ -75,7 +85,7 @@ def endless(conv_chain, saved) -> Path:
 def test_a_crash_names_the_signal_and_the_node(crashing, out):
     with pytest.raises(BuildError, match=r"crashed \(SIGSEGV\), while it parsed the node culprit \[Relu\]"):
         run_worker(request(crashing, out / "model.engine"), 60)
-    assert children(os.getpid()) == []
+    assert builds(os.getpid()) == []
 
 
 def test_lint_refuses_the_graph_that_crashes_the_parser(crashing, out):
@@ -87,13 +97,13 @@ def test_lint_refuses_the_graph_that_crashes_the_parser(crashing, out):
 def test_a_hanging_build_is_stopped_by_its_time_limit(endless, out):
     with pytest.raises(BuildError, match=r"stopped after its time limit of 2 s, .* simplify it"):
         build_engine(endless, out / "model.engine", time_limit_s=2)
-    assert children(os.getpid()) == []
+    assert builds(os.getpid()) == []
     assert os.listdir(out) == []
 
 
 def test_a_child_killed_from_outside_points_to_the_memory(endless, out):
     def kill(event: Event) -> None:
-        for child in children(os.getpid()):
+        for child in builds(os.getpid()):
             os.kill(child, signal.SIGKILL)
 
     with pytest.raises(BuildError, match=r"crashed \(SIGKILL\).*memory runs out"):
@@ -106,7 +116,7 @@ def test_an_exception_in_the_listener_ends_the_child(endless, out):
 
     with pytest.raises(ZeroDivisionError):
         run_worker(request(endless, out / "model.engine"), 60, fail)
-    assert children(os.getpid()) == []
+    assert builds(os.getpid()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -116,8 +126,8 @@ def test_the_child_ends_with_its_parent(number, endless, out):
     program = [sys.executable, "-c", BUILD, endless, out / "model.engine"]
     with subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, text=True) as parent:
         try:
-            wait_for(lambda: children(parent.pid) or parent.poll() is not None, "the child")
-            (child,) = children(parent.pid)
+            wait_for(lambda: builds(parent.pid) or parent.poll() is not None, "the child")
+            (child,) = builds(parent.pid)
             # wait until it is inside the library, which swallows what callbacks raise
             wait_for(lambda: "tensorrt_rtx" in Path(f"/proc/{child}/maps").read_text(), "the library")
             parent.send_signal(number)
