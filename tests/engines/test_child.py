@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from onnx import helper
 
-from posedge.engines import BatchProfile, build_engine
+from posedge.engines import BuildOptions, build_engine
 from posedge.engines.child import run_worker
 from posedge.engines.messages import BuildRequest, Event
 from posedge.errors import BuildError, OutputError
@@ -29,7 +29,7 @@ build_engine(Path(sys.argv[1]), Path(sys.argv[2]))
 
 
 def request(graph: Path, output: Path) -> BuildRequest:
-    return BuildRequest(str(graph), str(output), ("tensorrt_rtx",), BatchProfile(), os.getpid())
+    return BuildRequest(str(graph), str(output), ("tensorrt_rtx",), BuildOptions(), os.getpid())
 
 
 def children(process: int) -> list[int]:
