@@ -66,8 +66,8 @@ def run_worker(
     if not finished:
         raise BuildError(
             f"{request.graph}: the build was stopped after its time limit of {time_limit_s:g} s, "
-            f"{conversation.place()}. Give it a longer limit; if it never ends, the graph is the cause: "
-            f"simplify it (posedge deploy) and build again.{conversation.last_words()}"
+            f"{conversation.place()}. Give it a longer limit; if it never ends, {_cause(request)}."
+            f"{conversation.last_words()}"
         )
     message = (
         f"{request.graph}: {_describe(status)}, {conversation.place()}. {_advice(status, request)}"
@@ -224,6 +224,13 @@ def _advice(status: int, request: BuildRequest) -> str:
             "try another version of the library."
         )
     return "Its log says why."
+
+
+def _cause(request: BuildRequest) -> str:
+    if request.memory_limit_bytes is not None:
+        # TensorRT-RTX 1.7.1 was seen to hang for ever when it was refused memory
+        return f"its memory limit of {_mib(request.memory_limit_bytes)} may be the cause: give it more"
+    return "the graph is the cause: simplify it (posedge deploy) and build again"
 
 
 def _mib(size: int) -> str:
