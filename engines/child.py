@@ -154,7 +154,7 @@ class _Conversation:
             return f"while it parsed the node {self._last.node}"
         if isinstance(self._last, Progressed):
             return f"in the builder's phase {self._last.phase!r}"
-        return "before it came to the graph"
+        return "before it came to the graph's nodes"
 
     def last_words(self) -> str:
         """The end of the log without its small talk, for a message."""
