@@ -9,7 +9,7 @@ from ..errors import BuildError, OutputError
 from ..files import replacing
 from ..progress import SILENT, Progress
 from .child import Outcome, WorkerCrash, run_worker
-from .flavours import Flavour, flavour_named, installed_flavours
+from .flavours import Flavour, check_options, flavour_named, installed_flavours
 from .messages import BuildRequest, Event, Progressed
 from .options import BatchProfile, BuildOptions, as_options
 from .reproducer import discard_reproducer, keep_reproducer
@@ -57,7 +57,7 @@ def build_engine(
     (RLIMIT_DATA, so memory of the GPU and of mapped files is not counted).
 
     The graph is linted first where onnx is installed; a device that has only TensorRT builds graphs that were
-    linted when their bundle was made. Precision is the graph's own: networks are strongly typed.
+    linted when their bundle was made. Precision is the graph's own.
 
     Building the same graph again gives an engine of the same size, and of the same bytes where the graph is
     small; in larger ones TensorRT-RTX 1.7 numbers some internal tensors by their addresses in memory.
@@ -74,12 +74,14 @@ def build_engine(
     if memory_limit_bytes is not None and memory_limit_bytes < 1:
         raise BuildError(f"the memory limit of a build is {memory_limit_bytes} bytes; it must be positive")
     flavours = installed_flavours(flavour)
+    wanted = _with_absolute_paths(as_options(options))
+    check_options(wanted, flavour)
     _require_clean(graph, progress)
     request = BuildRequest(
         graph=str(graph),
         output="",  # a temporary file, known when it is there
         flavours=tuple(choice.name for choice in flavours),
-        options=_with_absolute_paths(as_options(options)),
+        options=wanted,
         parent=os.getpid(),
         memory_limit_bytes=memory_limit_bytes,
     )
