@@ -21,7 +21,7 @@ from .benchmarks.report.results import BuiltEngine, Interval, Report, VariantRep
 from .benchmarks.report.table import show, text
 from .benchmarks.speed import NotMeasured
 from .benchmarks.tasks import TaskData
-from .engines import available_flavour, build_engine
+from .engines import available_flavour, build_engine, check_options
 from .engines.flavours import installed_version
 from .errors import MissingExtraError
 from .export.source import Source, modules_needed, open_source
@@ -100,10 +100,12 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
     """Run the five stages and return the bundle with its report.
 
     A stage that finished in an earlier run with the same inputs is kept; an interrupted one starts again.
-    Raises MissingExtraError before any work when a package is missing, and the PosedgeError of the stage
-    that failed; the stages before it are kept.
+    Raises MissingExtraError before any work when a package is missing, BuildError when the TensorRT that is
+    here does not honour an option, and the PosedgeError of the stage that failed; the stages before it are
+    kept.
     """
     require_all((*MEASURING, *modules_needed(options.model)))
+    check_options(options.build)
     source = open_source(options.model, options.checkpoint, options.spec, options.graph)
     directory = options.output / source.spec.name
     with directory_lock(directory):
@@ -145,8 +147,9 @@ def _build(job: _Job, variant: str) -> BuiltEngine | NotMeasured:
         result = build_engine(
             graph,
             job.directory / engine,
-            job.options.profile,
+            job.options.build,
             time_limit_s=job.options.build_timeout_s,
+            memory_limit_bytes=job.options.build_memory_bytes,
             progress=job.progress,
         )
         built = BuiltEngine(
@@ -160,7 +163,7 @@ def _build(job: _Job, variant: str) -> BuiltEngine | NotMeasured:
 
     inputs: dict[str, Any] = {
         "graph": sha256_file(graph),
-        "profile": asdict(job.options.profile),
+        "options": job.options.build.key(),
     }
     try:
         flavour = available_flavour()

@@ -126,6 +126,16 @@ def test_a_second_run_does_nothing_and_a_change_only_what_depends_on_it(options:
     assert not {"int8", "engine int8", "measure int8"} & set(listener.kept)
 
 
+def test_other_build_options_make_other_engines(options: DeployOptions) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs the extra tensorrt-rtx")
+    options = replace(options, precisions=("fp32",))
+    deploy(options)
+    listener = Listener()
+    deploy(replace(options, build=replace(options.build, target_sms=(86,))), listener)
+    assert "export" in listener.kept
+    assert "engine fp32" not in listener.kept
+
+
 def test_a_variant_that_comes_later_is_compared_with_what_the_reference_found(options: DeployOptions) -> None:
     deploy(replace(options, precisions=("fp32",)))
     listener = Listener()

@@ -40,7 +40,7 @@ FLOORS = (
     ("options", "picture"),
     ("preflight", "search_job"),
     ("variant_graphs",),
-    ("calibrate_job", "deploy", "export_command", "recipe_options"),
+    ("build_options", "calibrate_job", "deploy", "export_command", "recipe_options"),
     ("calibrate_command", "deploy_command"),
     ("demo",),
     ("cli", "__main__"),

@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import onnx
 import pytest
 from onnx import helper
 
-from posedge.engines import BatchProfile, build_engine
-from posedge.engines.child import run_worker
+from posedge.engines import BuildOptions, build_engine
+from posedge.engines.child import WorkerCrash, run_worker
 from posedge.engines.messages import BuildRequest, Event
 from posedge.errors import BuildError, OutputError
 
@@ -30,7 +32,7 @@ build_engine(Path(sys.argv[1]), Path(sys.argv[2]))
 
 
 def request(graph: Path, output: Path) -> BuildRequest:
-    return BuildRequest(str(graph), str(output), ("tensorrt_rtx",), BatchProfile(), os.getpid())
+    return BuildRequest(str(graph), str(output), ("tensorrt_rtx",), BuildOptions(), os.getpid())
 
 
 def builds(process: int) -> list[int]:
@@ -86,6 +88,38 @@ def test_a_crash_names_the_signal_and_the_node(crashing, out):
     with pytest.raises(BuildError, match=r"crashed \(SIGSEGV\), while it parsed the node culprit \[Relu\]"):
         run_worker(request(crashing, out / "model.engine"), 60)
     assert builds(os.getpid()) == []
+
+
+def without_outputs(conv_chain) -> onnx.ModelProto:
+    model = conv_chain()
+    model.graph.node.append(helper.make_node("Constant", [], [], "culprit"))
+    return model
+
+
+def function_that_calls(name: str, conv_chain) -> onnx.ModelProto:
+    """A graph with the functions F and G; F calls the one of that name, G calls F."""
+    model = conv_chain()
+    model.graph.node.append(helper.make_node("F", ["input"], ["called"], "call", domain="local"))
+    own = helper.make_opsetid("local", 1)
+    model.opset_import.append(own)
+    for caller, callee in (("F", name), ("G", "F")):
+        call = helper.make_node(callee, ["a"], ["b"], "call", domain="local")
+        model.functions.append(helper.make_function("local", caller, ["a"], ["b"], [call], [own]))
+    return model
+
+
+@pytest.mark.parametrize(
+    "crash",
+    [without_outputs, partial(function_that_calls, "F"), partial(function_that_calls, "G")],
+    ids=["node without outputs", "function that calls itself", "functions that call each other"],
+)
+def test_every_known_way_to_crash_the_parser_is_an_error_and_linted(crash, conv_chain, saved, out):
+    graph = saved(crash(conv_chain))
+    with pytest.raises(WorkerCrash, match="SIGSEGV"):
+        run_worker(request(graph, out / "model.engine"), 60)
+    with pytest.raises(BuildError, match="not fit to be built"):
+        build_engine(graph, out / "model.engine")
+    assert os.listdir(out) == []
 
 
 def test_lint_refuses_the_graph_that_crashes_the_parser(crashing, out):
