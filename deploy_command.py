@@ -65,7 +65,9 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     )
     work.add_argument("--no-flip", dest="flip", action="store_false", help="without the flip test")
     work.add_argument("--calibration-crops", type=count, default=128, help="default: 128")
-    work.add_argument("--batch-profile", type=_profile, default=(1, 8, 32), help="MIN,OPT,MAX of the engines")
+    work.add_argument(
+        "--batch-profile", type=batch_profile, default=(1, 8, 32), help="MIN,OPT,MAX of the engines"
+    )
     work.add_argument(
         "--batch-sizes", type=_numbers, default=(1, 8), help="batch sizes to time (default: 1,8)"
     )
@@ -157,7 +159,8 @@ def _precisions(text: str) -> tuple[str, ...]:
     return names
 
 
-def _profile(text: str) -> tuple[int, ...]:
+def batch_profile(text: str) -> tuple[int, ...]:
+    """MIN,OPT,MAX of an engine's batch sizes."""
     values = _numbers(text)
     if len(values) != 3 or list(values) != sorted(values):
         raise argparse.ArgumentTypeError(f"{text!r}: MIN,OPT,MAX in ascending order are expected")

@@ -1,7 +1,7 @@
 """The same bytes for the same build: a child process whose memory lies at the same addresses every time.
 
-TensorRT-RTX 1.7 orders some of what it writes by addresses in memory. Linux moves those at random from process
-to process, and glibc gives each thread a heap of its own, in the order in which threads happen to ask. With
+TensorRT-RTX 1.7 orders some of what it writes by addresses in memory. Linux moves those at random from
+process to process, and glibc gives each thread a heap of its own, in the order in which threads ask. With
 both off, builds of real networks came out byte for byte the same (docs/bundle.md has the figures).
 """
 
@@ -13,7 +13,27 @@ from typing import Any
 
 _ADDR_NO_RANDOMIZE = 0x0040000  # of linux/personality.h
 _ONLY_ASK = 0xFFFFFFFF
-_ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}  # of glibc's mallopt(3)
+# what the library, its loader and Python read; the number and length of all variables shift the heap
+_PASSED_ON = (
+    *(
+        "CUDA",
+        "HOME",
+        "LANG",
+        "LC_",
+        "LD_",
+        "NVIDIA",
+        "PATH",
+        "PYTHON",
+        "SSL",
+        "TEMP",
+        "TENSORRT",
+        "TMP",
+        "TRT",
+    ),
+)
+_LONGEST = 8192  # characters of a request, to which every one is filled up with spaces
+# one heap for all threads (glibc's mallopt(3)); the same order in Python's sets, and so of what they allocate
+_SETTINGS = {"MALLOC_ARENA_MAX": "1", "PYTHONHASHSEED": "0"}
 
 
 def start_repeatable(
@@ -24,8 +44,10 @@ def start_repeatable(
     Where the system forbids that (some containers do), the process starts all the same, and its builds may
     differ in a few bytes. Only the address layout of the child changes, no other process.
     """
+    kept = {name: value for name, value in env.items() if name.startswith(_PASSED_ON)}
+    *first, last = arguments
     with _fixed_addresses():
-        return subprocess.Popen(arguments, env={**env, **_ONE_HEAP}, **options)
+        return subprocess.Popen([*first, last.ljust(_LONGEST)], env={**kept, **_SETTINGS}, **options)
 
 
 @contextmanager

@@ -131,7 +131,9 @@ def _builder(trt: Any, flavour: Flavour, version: str, logger: Any) -> Any:
 
 def _parse(trt: Any, network: Any, logger: Any, graph: str) -> None:
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(graph):
+    # a path of another length would shift the heap, and with it what the engine's bytes are (determinism.py)
+    os.chdir(os.path.dirname(graph))
+    if not parser.parse_from_file(os.path.basename(graph)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         words = [f"node {e.node_name()!r} ({e.node_operator()}): {e.code().name}: {e.desc()}" for e in errors]
         raise BuildError(

@@ -16,8 +16,9 @@ Schema 2:
      "seal": "..."}                                          SHA-256 of all the above
 
 ``seal`` is the SHA-256 of the document without that key, as JSON with sorted keys and no spaces. The file is
-the very text that ``index_text`` gives, so that any other byte in it, a space too, is found. There is no date
-in it: the same inputs give the same bytes. The hashes find damage and mix-ups; they are no signature.
+written in one way only (indent 1, ASCII, a newline at the end), so that any other byte in it, a space too, is
+found. There is no date in it: the same inputs give the same bytes. The hashes find damage and mix-ups; they
+are no signature.
 """
 
 import json

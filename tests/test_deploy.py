@@ -71,6 +71,7 @@ STAGES = [
     "measure int8",
     "compare fp16",
     "compare int8",
+    "report",
 ]
 
 
@@ -118,6 +119,7 @@ def test_a_second_run_does_nothing_and_a_change_only_what_depends_on_it(options:
     second = deploy(options, listener)
     assert sorted(listener.kept) == sorted(STAGES)
     assert second.report == first.report
+    assert listener.notes[-1] == "nothing has changed since the last run: nothing was built or measured"
     assert (second.directory / "bundle.json").read_bytes() == sealed
 
     listener = Listener()
@@ -131,6 +133,7 @@ def test_a_variant_that_comes_later_is_compared_with_what_the_reference_found(op
     listener = Listener()
     outcome = deploy(replace(options, precisions=("fp32", "fp16")), listener)
     assert listener.kept == ["export", "engine fp32", "measure fp32"]
+    assert not [note for note in listener.notes if note.startswith("nothing has changed")]
     first = outcome.report.variants[1].drop_interval
     assert isinstance(first, Interval)
 

@@ -38,11 +38,11 @@ FLOORS = (
     ("engines",),
     ("benchmarks",),
     ("options", "picture"),
-    ("preflight", "search_job"),
+    ("preflight", "rebuild", "search_job", "self_test_job"),
     ("variant_graphs",),
     ("calibrate_job", "deploy", "export_command", "recipe_options"),
-    ("calibrate_command", "deploy_command"),
-    ("demo",),
+    ("calibrate_command", "deploy_command", "verify_command"),
+    ("build_command", "demo"),
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
