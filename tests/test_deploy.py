@@ -166,7 +166,7 @@ def test_another_rewrite_of_the_graph_makes_everything_again(options: DeployOpti
     assert note == "Graph: channels are padded with zeros to multiples of 32."
     listener = Listener()
     deploy(padded, listener)
-    assert listener.kept == ["export", "engine fp32", "measure fp32"]
+    assert listener.kept == ["export", "engine fp32", "measure fp32", "report"]
 
 
 def test_a_damaged_result_is_made_again(options: DeployOptions) -> None:
