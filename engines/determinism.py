@@ -7,9 +7,12 @@ both off, builds of real networks came out byte for byte the same (docs/bundle.m
 
 import ctypes
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+_Result = TypeVar("_Result")
 
 _ADDR_NO_RANDOMIZE = 0x0040000  # of linux/personality.h
 _ONLY_ASK = 0xFFFFFFFF
@@ -32,8 +35,8 @@ _PASSED_ON = (
     ),
 )
 _LONGEST = 8192  # characters of a request, to which every one is filled up with spaces
-# one heap for all threads (glibc's mallopt(3)); the same order in Python's sets, and so of what they allocate
-_SETTINGS = {"MALLOC_ARENA_MAX": "1", "PYTHONHASHSEED": "0"}
+# two heaps, Python's and the build's (glibc's mallopt(3)); the same order in Python's sets
+_SETTINGS = {"MALLOC_ARENA_MAX": "2", "PYTHONHASHSEED": "0"}
 
 
 def start_repeatable(
@@ -48,6 +51,29 @@ def start_repeatable(
     *first, last = arguments
     with _fixed_addresses():
         return subprocess.Popen([*first, last.ljust(_LONGEST)], env={**kept, **_SETTINGS}, **options)
+
+
+def on_fresh_heap(work: Callable[[], _Result]) -> _Result:
+    """Do ``work`` in a thread of its own, and return or raise what it does.
+
+    glibc gives a new thread a heap of its own at a round address. The main thread's is shifted by what Python
+    has allocated, down to how many files lie in the folders of its path.
+    """
+    done: list[_Result] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return done[0]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import BuildError, PosedgeError
+from .determinism import on_fresh_heap
 from .flavours import Flavour, flavour_named, import_first, network_flags
 from .messages import (
     BatchProfile,
@@ -208,7 +209,8 @@ def main(descriptor: str, text: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is an answer here, not something to debug
     event: Event
     try:
-        event = build(request, emit)
+        import_first([flavour_named(name) for name in request.flavours])  # into Python's own heap
+        event = on_fresh_heap(lambda: build(request, emit))
     except PosedgeError as error:
         event = Failed(type(error).__name__, str(error))
     except OSError as error:
