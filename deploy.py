@@ -19,15 +19,14 @@ from .benchmarks.report.csv_file import write_csv
 from .benchmarks.report.plot import write_plot
 from .benchmarks.report.receipt import RECEIPT_FILE, read_receipt, receipt_text, write_receipt
 from .benchmarks.report.receipt_reader import SCHEMA
-from .benchmarks.report.results import NOT_TESTED, BuiltEngine, Interval, Report, VariantReport
+from .benchmarks.report.results import BuiltEngine, Interval, Report, VariantReport
 from .benchmarks.report.table import show, text
-from .benchmarks.self_test import SelfTest
 from .benchmarks.speed import NotMeasured
 from .benchmarks.tasks import TaskData
 from .engines import available_flavour, build_engine
 from .engines.flavours import installed_version
 from .engines.targets import built_for
-from .errors import BundleError, MissingExtraError
+from .errors import MissingExtraError
 from .export.source import Source, modules_needed, open_source
 from .extras import MEASURING, require_all
 from .files import directory_lock, remove_leftovers, sha256_file, write_text
@@ -37,6 +36,7 @@ from .progress import SILENT, LabelledProgress, Progress
 from .runtime.bundle import VariantFiles, seal_bundle
 from .runtime.bundle_index import RECEIPT, REPORT, SEARCH, TABLE, EngineBuild, build_from_dict, build_to_dict
 from .runtime.spec import ModelSpec
+from .self_test_job import earlier_self_test
 from .stages import StageLog
 from .variant_graphs import CALIBRATION_FILE, SEARCH_FILE, VariantGraphs
 
@@ -122,7 +122,8 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
         engines = {variant: _build(job, variant) for variant in job.variants}
         measured = [_measure(job, variant, engines[variant]) for variant in job.variants]
         variants = [replace(report, drop_interval=_compare(job, report.name)) for report in measured]
-        variants = [replace(report, self_test=_self_test(job, report.name)) for report in variants]
+        tests = [earlier_self_test(directory, name, job.graph(name)) for name in job.variants]
+        variants = [replace(report, self_test=test) for report, test in zip(variants, tests, strict=True)]
         report = _report(job, tuple(variants))
         _seal(job, report)
         write_text(options.output / RECEIPT_FILE, receipt_text(report))
@@ -243,18 +244,6 @@ def _compare(job: _Job, variant: str) -> Interval | NotMeasured:
     job.stage(f"compare {variant}", inputs, (record,), work)
     ends = json.loads((job.directory / record).read_text("utf-8"))
     return NotMeasured(**ends) if "reason" in ends else Interval(**ends)
-
-
-def _self_test(job: _Job, variant: str) -> SelfTest | NotMeasured:
-    """What `posedge verify --run` found in an earlier bundle here, if the variant's files are the same."""
-    try:
-        found = read_receipt(job.directory / RECEIPT_FILE).variants
-    except BundleError:  # none yet, or one of an older schema
-        return NOT_TESTED
-    test = next((earlier.self_test for earlier in found if earlier.name == variant), NOT_TESTED)
-    if isinstance(test, SelfTest) and test.sha256 == sha256_file(job.graph(variant)):
-        return test
-    return NOT_TESTED
 
 
 def _report(job: _Job, variants: tuple[VariantReport, ...]) -> Report:

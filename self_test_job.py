@@ -5,10 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from .benchmarks.place import backend_description
-from .benchmarks.report.receipt import read_receipt, write_receipt
+from .benchmarks.report.receipt import RECEIPT_FILE, read_receipt, write_receipt
+from .benchmarks.report.results import NOT_TESTED
 from .benchmarks.report.table import Table
 from .benchmarks.self_test import SelfTest, self_test, tolerance_of
-from .files import directory_lock
+from .benchmarks.speed import NotMeasured
+from .errors import BundleError
+from .files import directory_lock, sha256_file
 from .progress import SILENT, LabelledProgress, Progress
 from .runtime.bundle import Bundle, open_bundle
 from .runtime.bundle_index import RECEIPT
@@ -61,6 +64,16 @@ def keep_in_receipt(directory: Path, found: dict[str, SelfTest]) -> str | None:
         write_receipt(replace(report, variants=variants), directory / next_name(receipt))
         exchange(directory, index, {receipt: RECEIPT})
         return receipt
+
+
+def earlier_self_test(directory: Path, variant: str, graph: Path) -> SelfTest | NotMeasured:
+    """What ``keep_in_receipt`` kept of a variant in an earlier bundle there, if its graph is the same."""
+    try:
+        found = read_receipt(directory / RECEIPT_FILE).variants
+    except BundleError:  # none yet, or one of an older schema
+        return NOT_TESTED
+    test = next((earlier.self_test for earlier in found if earlier.name == variant), NOT_TESTED)
+    return test if isinstance(test, SelfTest) and test.sha256 == sha256_file(graph) else NOT_TESTED
 
 
 def table(found: dict[str, SelfTest]) -> Table:
