@@ -8,23 +8,25 @@ from typing import TYPE_CHECKING
 from .arguments import count, seconds
 
 if TYPE_CHECKING:
-    from .engines import BuildOptions
+    from .engines import BatchProfile, BuildOptions
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMG]?)(?:i?B)?", re.IGNORECASE)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The choices of ``from_options``, and two limits of a build: ``build_timeout`` and ``build_memory``."""
+def add_arguments(parser: argparse.ArgumentParser, usual_profile: str = "1,8,32") -> None:
+    """The choices of ``from_options``, and two limits of a build: ``build_timeout`` and ``build_memory``.
+
+    usual_profile: which batch profile is taken without a choice, in words.
+    """
     group = parser.add_argument_group(
         "engines", "What the TensorRT that is there cannot do is an error before any work, never ignored."
     )
     group.add_argument(
         "--batch-profile",
         type=_profile,
-        default=(1, 8, 32),
         metavar="MIN,OPT,MAX",
-        help="batch sizes of the engines (default: 1,8,32)",
+        help=f"batch sizes of the engines (default: {usual_profile})",
     )
     group.add_argument(
         "--workspace", type=size, metavar="SIZE", help="GPU memory for scratch, such as 512M or 2G"
@@ -72,12 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def from_options(options: argparse.Namespace) -> "BuildOptions":
-    """What was typed for ``add_arguments``, apart from the two limits."""
+def from_options(options: argparse.Namespace, usual: "BatchProfile | None" = None) -> "BuildOptions":
+    """What was typed for ``add_arguments``, apart from the two limits; ``usual`` where no profile was."""
     from .engines import BatchProfile, BuildOptions
 
     return BuildOptions(
-        profile=BatchProfile(*options.batch_profile),
+        profile=BatchProfile(*options.batch_profile) if options.batch_profile else usual or BatchProfile(),
         workspace_bytes=options.workspace,
         optimization_level=options.optimization_level,
         timing_cache=options.timing_cache,

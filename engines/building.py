@@ -1,5 +1,6 @@
 """One build, from the graph's file to the engine's: what the child process does."""
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,7 +125,9 @@ def _parse(
     if options.version_compatible or options.hardware_compatible:
         for name in release.portable_parser_flags:
             parser.set_flag(getattr(library.OnnxParserFlag, name))
-    if not parser.parse_from_file(graph):
+    # a path of another length would shift the heap, and with it what the engine's bytes are (determinism.py)
+    os.chdir(os.path.dirname(graph))
+    if not parser.parse_from_file(os.path.basename(graph)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         words = [f"{_place(error, release)}: {error.code().name}: {error.desc()}" for error in errors]
         raise BuildError(

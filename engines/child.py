@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from .. import errors
 from ..errors import BuildError, PosedgeError
+from .determinism import start_repeatable
 from .messages import BuildRequest, Built, Event, Failed, Parsing, Progressed, decode_event, encode_request
 
 _WORKER = f"{__package__}.worker"
@@ -90,7 +91,7 @@ class _Conversation:
         self._rests: dict[int, bytes] = {}
         self._events, child_end = os.pipe()
         try:
-            self._process = subprocess.Popen(
+            self._process = start_repeatable(
                 [sys.executable, "-m", _WORKER, str(child_end), encode_request(request)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

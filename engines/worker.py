@@ -14,6 +14,8 @@ import traceback
 
 from ..errors import PosedgeError
 from .building import build
+from .determinism import on_fresh_heap
+from .flavours import flavour_named, import_first
 from .listeners import Emit
 from .messages import Event, Failed, decode_request, encode_event
 
@@ -60,7 +62,8 @@ def main(descriptor: str, text: str) -> None:
     _limit_memory(request.memory_limit_bytes)
     event: Event
     try:
-        event = build(request, emit)
+        import_first([flavour_named(name) for name in request.flavours])  # into Python's own heap
+        event = on_fresh_heap(lambda: build(request, emit))
     except PosedgeError as error:
         event = Failed(type(error).__name__, str(error))
     except OSError as error:
