@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import __version__, calibrate_command, deploy_command, export_command, picture
+from . import (
+    __version__,
+    calibrate_command,
+    deploy_command,
+    doctor_command,
+    export_command,
+    inspect_command,
+    picture,
+)
 from .arguments import marked_numbers
 from .errors import PosedgeError
 from .extras import missing_extra
@@ -108,6 +116,12 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="check every file of a bundle")
     verify.add_argument("bundle", type=Path)
     verify.set_defaults(run=run_verify)
+    inspect_command.add_arguments(
+        commands.add_parser("inspect", help="what is in a graph and wrong with it, or in a bundle's engines")
+    )
+    doctor_command.add_arguments(
+        commands.add_parser("doctor", help="what this machine has, lacks and can do, tried")
+    )
     spec = commands.add_parser("spec", help="how an ONNX file is fed and read")
     export_command.add_spec_init_arguments(
         spec.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser(

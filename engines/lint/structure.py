@@ -15,6 +15,24 @@ IR_VERSIONS = range(3, 15)
 # 1,804 before Q and DQ
 MAX_NODES = 15_000
 
+# a graph with one of these findings is not worth looking at further: what can be read of it may be nonsense
+UNSOUND = frozenset(
+    {
+        "empty-file",
+        "not-onnx",
+        "opset",
+        "ir-version",
+        "inputs",
+        "outputs",
+        "no-nodes",
+        "too-many-nodes",
+        "node-without-outputs",
+        "tensor-data",
+        "weight-type",
+        "invalid-onnx",
+    }
+)
+
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
