@@ -115,7 +115,7 @@ def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu:
 def driver_version(text: str | None = None) -> str | None:
     """The kernel driver's version, such as "580.65.06"; ``text``: of /proc/driver/nvidia/version."""
     said = _read(Path("/proc/driver/nvidia/version")) if text is None else text
-    found = re.search(r"Kernel Module\D*?\s(\d+\.\d+(?:\.\d+)?)", said)
+    found = re.search(r"NVRM version:[^\n]*?\s(\d+\.\d+(?:\.\d+)?)\s", said)
     return found[1] if found else None
 
 

@@ -1,12 +1,16 @@
 """Each rule of the lint on a graph that breaks it and on one that does not."""
 
+import ast
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import posedge.engines.lint
 from posedge.engines.lint import lint, lint_file
 
 
@@ -305,3 +309,18 @@ def test_a_finding_says_where_what_and_how_to_cure_it(conv_chain):
 
 def test_a_missing_file_is_a_finding(tmp_path):
     assert [finding.code for finding in lint_file(tmp_path / "absent.onnx")] == ["not-onnx"]
+
+
+def test_every_code_is_in_the_documentation():
+    package = Path(posedge.engines.lint.__file__).parent
+    calls = [
+        node
+        for path in package.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Finding"
+    ]
+    codes = {call.args[0].value for call in calls}
+    page = (package.parent.parent / "docs" / "engines.md").read_text()
+    rows = "\n".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    assert len(codes) > 20
+    assert codes <= set(re.findall(r"`([a-z0-9-]+)`", rows))
