@@ -32,8 +32,10 @@ def read_rtx_engine(engine: bytes) -> Reading:
             None, f"not known: TensorRT-RTX {dotted} wrote it, and only the text of {known} is known"
         )
     text = re.sub(rb"[^\n\x20-\x7e]", b" ", engine).decode("ascii")
-    start, end = text.find("\ndescriptors {"), text.find("\nshape_main {")
-    if not 0 <= start < end:
+    # the engine's own program comes first; those of fusions that the runtime may make follow
+    start, main = text.find("\ndescriptors {"), text.find("\nmain {")
+    end = text.find("\n}", main)
+    if not 0 <= start < main < end:
         return Reading(None, f"not known: the engine of TensorRT-RTX {dotted} holds no program text")
     return Reading(
         tuple(_operations(text[start:end])), f"the engine's own text (TensorRT-RTX {dotted}, undocumented)"

@@ -1,4 +1,4 @@
-"""Rules on values and types: NaN weights, doubles and int64 where images flow, operators TensorRT has not."""
+"""Rules on values and types: NaN, empty and double tensors, int64 where images flow, integer operators."""
 
 from collections.abc import Iterator
 
@@ -37,6 +37,22 @@ def non_finite_weights(graph: GraphView) -> Iterator[Finding]:
                 f"{bad} of {values.size} values are NaN or infinite",
                 "Check the checkpoint; in a float16 graph, keep the layers that overflow in float32",
             )
+
+
+def empty_tensors(graph: GraphView) -> Iterator[Finding]:
+    """Inputs and weights without a single value, and outputs that no image changes; TensorRT builds both."""
+    for value in graph.model.graph.input:
+        axes = value.type.tensor_type.shape.dim
+        if any(axis.HasField("dim_value") and axis.dim_value == 0 for axis in axes):
+            yield Finding("empty-tensor", value.name, "an input with an axis of 0 holds nothing", EXPORT)
+    for name, tensor in graph.constants.items():
+        multiplied = any(node.op_type in _MULTIPLIED for node, _ in graph.consumers.get(name, []))
+        if multiplied and 0 in tensor.dims:
+            yield Finding(
+                "empty-tensor", name, f"a weight of shape {list(tensor.dims)} holds nothing", EXPORT
+            )
+    for name in sorted(graph.outputs - graph.data_path()):
+        yield Finding("constant-output", name, "this output does not depend on the input", EXPORT)
 
 
 def wide_tensors(graph: GraphView) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import onnx
 
-from .data_types import integer_operators, non_finite_weights, wide_tensors
+from .data_types import empty_tensors, integer_operators, non_finite_weights, wide_tensors
 from .findings import EXPORT, Finding, first_line
 from .graph_view import GraphView
 from .quantisation import quantisation
@@ -35,6 +35,7 @@ def lint(model: onnx.ModelProto) -> list[Finding]:
     graph = GraphView(model)
     return [
         *non_finite_weights(graph),
+        *empty_tensors(graph),
         *wide_tensors(graph),
         *integer_operators(graph),
         *quantisation(graph),

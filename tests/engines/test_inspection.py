@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from posedge.engines import build_engine
+from posedge.engines import BatchProfile, build_engine
 from posedge.engines.flavours import flavour_named, installed_version
 from posedge.engines.inspection import inspect_variant, summarise
 from posedge.engines.inspection.graph_summary import shares
@@ -76,10 +76,16 @@ needs_rtx = pytest.mark.skipif(
 
 
 @needs_rtx
-@pytest.mark.parametrize(("precision", "got"), [("fp32", "FP32"), ("fp16", "FP16"), ("int8", "INT8")])
-def test_engines_compute_what_their_graphs_ask_for(precision, got, conv_chain, saved, out: Path) -> None:
-    graph = saved(conv_chain(precision))
-    built = build_engine(graph, out / "engine", flavour="tensorrt_rtx")
+@pytest.mark.parametrize(
+    ("precision", "got", "batch"),
+    [("fp32", "FP32", "n"), ("fp16", "FP16", "n"), ("int8", "INT8", "n"), ("int8", "INT8", 2)],
+)
+def test_engines_compute_what_their_graphs_ask_for(
+    precision, got, batch, conv_chain, saved, out: Path
+) -> None:
+    graph = saved(conv_chain(precision, batch=batch))
+    profile = None if batch == "n" else BatchProfile(batch, batch, batch)
+    built = build_engine(graph, out / "engine", profile, flavour="tensorrt_rtx")
     report = inspect_variant(precision, graph, out / "engine", f"{built.flavour} {built.version}")
     assert [(layer.node, layer.got) for layer in report.layers] == [(f"conv{i}", got) for i in range(3)]
     assert report.got_shares == {got: 1}

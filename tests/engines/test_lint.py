@@ -259,6 +259,25 @@ def test_too_many_nodes(graph_of):
     assert codes(graph_of(nodes[:100])) == []
 
 
+def test_a_weight_without_values(graph_of):
+    weight = numpy_helper.from_array(np.zeros((0, 3, 3, 3), np.float32), "weight")
+    (finding,) = lint(graph_of([helper.make_node("Conv", ["input", "weight"], ["y"], "conv0")], [weight]))
+    assert (finding.code, finding.node) == ("empty-tensor", "weight")
+
+
+def test_an_input_without_values(graph_of):
+    nodes = [helper.make_node("Relu", ["input"], ["y"], "relu0")]
+    (finding,) = lint(graph_of(nodes, input_shape=[1, 0, 16, 16], output_shape=[1, 0, 16, 16]))
+    assert (finding.code, finding.node) == ("empty-tensor", "input")
+
+
+def test_an_output_that_depends_on_no_input(conv_chain):
+    model = conv_chain()
+    model.graph.output.append(helper.make_tensor_value_info("weight0", TensorProto.FLOAT, [8, 3, 3, 3]))
+    (finding,) = lint(model)
+    assert (finding.code, finding.node) == ("constant-output", "weight0")
+
+
 def test_a_double_constant(graph_of):
     constants = [numpy_helper.from_array(np.array(2.0), "two")]
     nodes = [
