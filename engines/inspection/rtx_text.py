@@ -31,15 +31,14 @@ def read_rtx_engine(engine: bytes) -> Reading:
         return Reading(
             None, f"not known: TensorRT-RTX {dotted} wrote it, and only the text of {known} is known"
         )
-    text = re.sub(rb"[^\n\x20-\x7e]", b" ", engine).decode("ascii")
     # the engine's own program comes first; those of fusions that the runtime may make follow
-    start, main = text.find("\ndescriptors {"), text.find("\nmain {")
-    end = text.find("\n}", main)
+    start = engine.find(b"\ndescriptors {")
+    main = engine.find(b"\nmain {", start)
+    end = engine.find(b"\n}", main)
     if not 0 <= start < main < end:
         return Reading(None, f"not known: the engine of TensorRT-RTX {dotted} holds no program text")
-    return Reading(
-        tuple(_operations(text[start:end])), f"the engine's own text (TensorRT-RTX {dotted}, undocumented)"
-    )
+    text = engine[start:end].decode("ascii", "replace")
+    return Reading(tuple(_operations(text)), f"the engine's own text (TensorRT-RTX {dotted}, undocumented)")
 
 
 def _operations(body: str) -> Iterator[EngineLayer]:

@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from .findings import EXPORT, MENDABLE, Finding
-from .graph_view import DEFAULT_DOMAINS, GraphView
+from .graph_view import DEFAULT_DOMAINS, GraphView, place
 
 _MULTIPLIED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"}
 _INTEGER_OPERATORS = {
@@ -75,7 +75,7 @@ def wide_tensors(graph: GraphView) -> Iterator[Finding]:
         for output in node.output:
             used = output in graph.outputs or output in graph.consumers
             if output in path and used:
-                yield from _computed(graph, output, node.name)
+                yield from _computed(graph, output, place(node))
 
 
 def only_cast_to_float(graph: GraphView, name: str) -> bool:
@@ -90,20 +90,20 @@ def integer_operators(graph: GraphView) -> Iterator[Finding]:
         if node.domain in DEFAULT_DOMAINS and node.op_type in _INTEGER_OPERATORS:
             yield Finding(
                 "integer-operator",
-                node.name,
+                place(node),
                 f"TensorRT has no {node.op_type}",
                 "Quantise with Q and DQ nodes around float operators (posedge deploy)",
             )
 
 
-def _computed(graph: GraphView, name: str, place: str) -> Iterator[Finding]:
+def _computed(graph: GraphView, name: str, where: str) -> Iterator[Finding]:
     kind = graph.type_of(name)
     if kind == TensorProto.DOUBLE:
         message = f"the tensor {name!r} is double; TensorRT would compute it as float32"
-        yield Finding("double-tensor", place, message, "Export the model in float32")
+        yield Finding("double-tensor", where, message, "Export the model in float32")
     elif kind == TensorProto.INT64:
         message = f"the tensor {name!r} is int64 and depends on the images"
-        yield Finding("int64-tensor", place, message, "End the graph before it, or compute it in float")
+        yield Finding("int64-tensor", where, message, "End the graph before it, or compute it in float")
 
 
 def _casts_to_float(node: onnx.NodeProto) -> bool:

@@ -75,6 +75,11 @@ class GraphView:
         return reached
 
 
+def place(node: onnx.NodeProto) -> str:
+    """How findings call a node: by its name, or by its first output where it has none."""
+    return node.name or next((str(output) for output in node.output if output), "")
+
+
 def axis_of(node: onnx.NodeProto) -> int:
     """The axis of a Q or DQ node; the standard's default is 1."""
     return next((int(attribute.i) for attribute in node.attribute if attribute.name == "axis"), 1)

@@ -11,7 +11,7 @@ from onnx import TensorProto, numpy_helper
 from ...export.passes.editing import Constants, drop_unread, replace_nodes
 from .data_types import only_cast_to_float
 from .findings import MENDABLE, Finding
-from .graph_view import GraphView, axis_of
+from .graph_view import GraphView, axis_of, place
 from .quantisation import dead_channels, is_bias, is_quantised_scalar
 from .rules import lint
 from .structure import weight_types
@@ -46,7 +46,7 @@ def _widen_half_weights(model: onnx.ModelProto) -> None:
     graph, constants = GraphView(model), Constants(model.graph)
     broken = {finding.node for finding in weight_types(graph) if finding.cure == MENDABLE}
     for node in graph.nodes:
-        if node.name in broken:
+        if place(node) in broken:
             for index, name in enumerate(node.input[1:], 1):
                 value = graph.value(name)
                 if value is not None and value.dtype == np.float16:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from .findings import MENDABLE, REQUANTISE, Finding
-from .graph_view import GraphView, axis_of, quantised_type
+from .graph_view import GraphView, axis_of, place, quantised_type
 
 _REFUSED = {TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32}
 
@@ -33,13 +33,13 @@ def _type(graph: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
     name = TensorProto.DataType.Name(kind).lower()
     if kind == TensorProto.INT32 and is_bias(graph, node):
         message = "it dequantises a bias of int32, which TensorRT refuses; a bias stays float"
-        yield Finding("int32-bias", node.name, message, MENDABLE)
+        yield Finding("int32-bias", place(node), message, MENDABLE)
     elif kind == TensorProto.UINT8 and not graph.is_weight(node):
         message = "it quantises to uint8, which TensorRT takes for int8: values from 128 on come out negative"
-        yield Finding("uint8-activation", node.name, message, REQUANTISE)
+        yield Finding("uint8-activation", place(node), message, REQUANTISE)
     else:
         message = f"it quantises to {name}; TensorRT takes int8"
-        yield Finding("quantised-type", node.name, message, REQUANTISE)
+        yield Finding("quantised-type", place(node), message, REQUANTISE)
 
 
 def is_bias(graph: GraphView, node: onnx.NodeProto) -> bool:
@@ -58,30 +58,30 @@ def _zero_point(graph: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
     zero = graph.value(node.input[2]) if len(node.input) > 2 else None
     if zero is not None and np.any(zero.astype(np.float32) != 0):
         message = "its zero point is not zero; TensorRT quantises symmetrically"
-        yield Finding("zero-point", node.name, message, REQUANTISE)
+        yield Finding("zero-point", place(node), message, REQUANTISE)
 
 
 def _scale(graph: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
     """Scales are positive constants; an activation's has rank 0, or the layer falls back to float unseen."""
     scale = graph.value(node.input[1])
     if scale is None:
-        yield Finding("computed-scale", node.name, "its scale is computed and not a constant", REQUANTISE)
+        yield Finding("computed-scale", place(node), "its scale is computed and not a constant", REQUANTISE)
         return
     values = scale.astype(np.float32)
     if not (np.isfinite(values) & (values > 0)).all():
         cure = MENDABLE if dead_channels(graph, node) is not None else REQUANTISE
-        yield Finding("scale", node.name, "a scale must be positive and finite", cure)
+        yield Finding("scale", place(node), "a scale must be positive and finite", cure)
     if graph.is_weight(node):
         if is_quantised_scalar(graph, node):
             message = "it dequantises a constant of rank 0, which TensorRT refuses (it takes rank 1)"
-            yield Finding("quantised-scalar", node.name, message, MENDABLE)
+            yield Finding("quantised-scalar", place(node), message, MENDABLE)
     elif scale.ndim != 0:
         message = (
             f"an activation's scale must have rank 0, this one has the shape {list(scale.shape)}: "
             "its layer would run in float"
         )
         yield Finding(
-            "activation-scale-shape", node.name, message, MENDABLE if scale.size == 1 else REQUANTISE
+            "activation-scale-shape", place(node), message, MENDABLE if scale.size == 1 else REQUANTISE
         )
 
 
@@ -116,11 +116,11 @@ def _weight_axis(graph: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
     rank = 4 if weight is None else weight.ndim
     if "Conv" in readers and axis % rank != 0:
         message = f"a Conv's weights are quantised along axis {axis}: the layer would run in float"
-        yield Finding("weight-axis", node.name, message, REQUANTISE)
+        yield Finding("weight-axis", place(node), message, REQUANTISE)
     if "ConvTranspose" in readers:
         message = (
             f"a ConvTranspose's weights are quantised along axis {axis}, which TensorRT reads as axis 0 or "
             "1, by its version"
         )
         cure = "Give its weights a single scale, or leave it in float (posedge deploy)"
-        yield Finding("transposed-weight-axis", node.name, message, cure)
+        yield Finding("transposed-weight-axis", place(node), message, cure)

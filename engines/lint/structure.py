@@ -6,14 +6,11 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from .findings import EXPORT, MENDABLE, Finding, first_line
-from .graph_view import DEFAULT_DOMAINS, GraphView
+from .graph_view import DEFAULT_DOMAINS, GraphView, place
 
 # TensorRT's parser documents 9 as the oldest opset; 25 is the newest of TensorRT 11
 OPSETS = range(9, 26)
 IR_VERSIONS = range(3, 15)
-# a chain of 20,000 nodes held the parser of TensorRT-RTX 1.7 for minutes; the largest of the zoo has
-# 1,804 before Q and DQ
-MAX_NODES = 15_000
 
 # a graph with one of these findings is not worth looking at further: what can be read of it may be nonsense
 UNSOUND = frozenset(
@@ -25,7 +22,6 @@ UNSOUND = frozenset(
         "inputs",
         "outputs",
         "no-nodes",
-        "too-many-nodes",
         "node-without-outputs",
         "tensor-data",
         "weight-type",
@@ -40,9 +36,28 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorP
 def structure(model: onnx.ModelProto) -> list[Finding]:
     """The findings that leave nothing to look at further. onnx.checker is asked when there are no others."""
     main = model.graph
-    found = [*_versions(model), *_interface(main), *_nodes(main), *_tensors(main)]
-    found = found or list(weight_types(GraphView(model)))
+    try:
+        if any(isinstance(name, bytes) for name in _names(main)):
+            return [_NO_UTF8]
+        found = [*_versions(model), *_interface(main), *_nodes(main), *_tensors(main)]
+        found = found or list(weight_types(GraphView(model)))
+    except UnicodeDecodeError:
+        return [_NO_UTF8]
     return found or list(_checker(model))
+
+
+_NO_UTF8 = Finding("invalid-onnx", "", "a name in the graph is not UTF-8", EXPORT)
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str | bytes]:
+    """Every text of the graph. Where one is not UTF-8, some versions of protobuf give bytes, others raise."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        yield value.name
+        yield from (axis.dim_param for axis in value.type.tensor_type.shape.dim)
+    yield from (tensor.name for tensor in graph.initializer)
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def _versions(model: onnx.ModelProto) -> Iterator[Finding]:
@@ -68,9 +83,6 @@ def _interface(graph: onnx.GraphProto) -> Iterator[Finding]:
         yield Finding("outputs", "", "the graph has no output", EXPORT)
     if not graph.node:
         yield Finding("no-nodes", "", "the graph computes nothing", EXPORT)
-    if len(graph.node) > MAX_NODES:
-        message = f"the graph has {len(graph.node)} nodes; the parser may take minutes from {MAX_NODES} on"
-        yield Finding("too-many-nodes", "", message, "Simplify the graph (posedge deploy)")
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[Finding]:
@@ -105,7 +117,7 @@ def weight_types(graph: GraphView) -> Iterator[Finding]:
                 words = [TensorProto.DataType.Name(kind).lower() for kind in types]
                 message = f"its input is {words[0]} and its weight {name!r} is {words[1]}"
                 widens = types == (TensorProto.FLOAT, TensorProto.FLOAT16)
-                yield Finding("weight-type", node.name, message, MENDABLE if widens else EXPORT)
+                yield Finding("weight-type", place(node), message, MENDABLE if widens else EXPORT)
 
 
 def _checker(model: onnx.ModelProto) -> Iterator[Finding]:

@@ -1,5 +1,7 @@
 """Hints: each on a graph that deserves it; none of them keeps a graph from being built."""
 
+import itertools
+
 import numpy as np
 import onnx
 import pytest
@@ -49,6 +51,13 @@ def test_what_costs_speed_is_named(body: str, shape: tuple[int, ...], expected: 
     assert [finding.code for finding in hints(quantised(body, w=shape))] == ["refit", *expected]
 
 
+def test_a_graph_of_very_many_nodes(graph_of) -> None:
+    names = ["input", *(f"r{index}" for index in range(15_001))]
+    nodes = [helper.make_node("Relu", [a], [b], b) for a, b in itertools.pairwise(names)]
+    assert [hint.code for hint in hints(graph_of(nodes))] == ["many-nodes"]
+    assert hints(graph_of(nodes[:100])) == []
+
+
 def test_a_float_graph_needs_no_hints(conv_chain) -> None:
     assert hints(conv_chain()) == []
     assert hints(conv_chain("fp16")) == []
@@ -62,4 +71,3 @@ def test_a_hint_names_the_layer(conv_chain) -> None:
     conv.input[1] = "float_weight"
     (_, finding) = hints(model)
     assert (finding.code, finding.node) == ("half-quantised", "conv0")
-    assert helper.printable_node(conv)
