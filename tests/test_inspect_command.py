@@ -1,6 +1,7 @@
 """`posedge inspect`: graphs and bundles, for people and machines."""
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,26 @@ def test_what_is_no_graph(content: bytes, tmp_path: Path, capsys: pytest.Capture
     said = capsys.readouterr()
     assert "findings     1" in said.out
     assert "Traceback" not in said.err
+
+
+def test_damaged_graphs_are_told_and_never_end_in_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(0)
+    sound, codes = probe_graph("int8").SerializeToString(), set()
+    for _ in range(80):
+        content = bytearray(sound)
+        # the weights, which are most of the bytes, lie in the middle
+        place = rng.choice([rng.randrange(1500), len(content) - 1 - rng.randrange(300)])
+        if rng.random() < 0.7:
+            content[place] ^= 1 << rng.randrange(8)
+        else:
+            del content[place : place + rng.randrange(1, 20)]
+        (tmp_path / "graph.onnx").write_bytes(content)
+        assert main(["inspect", "--json", str(tmp_path / "graph.onnx")]) in (0, 1)
+        found = json.loads(capsys.readouterr().out)["findings"]
+        codes |= {finding["code"] for finding in found}
+    assert len(codes) > 3
 
 
 def test_a_graph_is_mended(graph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

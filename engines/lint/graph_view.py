@@ -111,7 +111,10 @@ def _element_types(model: onnx.ModelProto) -> dict[str, int]:
         opset_imports=list(model.opset_import),
         ir_version=model.ir_version,
     )
-    inferred = onnx.shape_inference.infer_shapes(skeleton).graph
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton).graph
+    except Exception:  # onnx has several for graphs that its checker is to refuse
+        inferred = skeleton.graph
     types = {tensor.name: int(tensor.data_type) for tensor in graph.initializer}
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
         types[value.name] = int(value.type.tensor_type.elem_type)

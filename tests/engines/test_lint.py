@@ -93,6 +93,14 @@ def test_a_name_that_is_not_utf8(conv_chain, tmp_path):
     assert "not UTF-8" in finding.message
 
 
+def test_a_domain_that_is_not_imported(conv_chain):
+    model = conv_chain()
+    model.graph.node[0].domain = "elsewhere"
+    (finding,) = lint(model)
+    assert finding.code == "invalid-onnx"
+    assert "elsewhere" in finding.message
+
+
 def test_weights_in_another_type_than_their_input(conv_chain):
     model = conv_chain()
     replace(model, "weight1", np.zeros((8, 8, 3, 3), np.float16))
