@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import onnx
 
     from .engines.lint import Finding
+    from .runtime.bundle import VariantFiles
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +111,7 @@ def _inspect_bundle(options: argparse.Namespace) -> int:
     for name in names:
         files = bundle.variant(name)
         engine = None if files.engine is None else bundle.path(files.engine)
-        reports.append(inspect_variant(name, bundle.path(files.graph), engine, files.engine_built_with))
+        reports.append(inspect_variant(name, bundle.path(files.graph), engine, _builder_of(files)))
     if options.json:
         documents = [engine_document(report) for report in reports]
         _print_json({"bundle": str(bundle.directory), "model": bundle.spec.name, "variants": documents})
@@ -119,6 +120,11 @@ def _inspect_bundle(options: argparse.Namespace) -> int:
         for report in reports:
             print("\n".join(["", *engine_lines(report)]))
     return 0
+
+
+def _builder_of(files: "VariantFiles") -> str | None:
+    """The library that built an engine and its version, such as "tensorrt_rtx 1.7.1.116"."""
+    return files.engine_built_with
 
 
 def _load(path: Path) -> "onnx.ModelProto":
