@@ -43,40 +43,43 @@ def ask_inspector(engine: Path, flavour: Flavour, time_limit_s: float = _TIME_LI
     return Reading(None, f"not known: {reason}")
 
 
-def main(name: str, engine: str) -> int:
-    """Print the inspector's JSON, or what is wrong on one line."""
+def main(name: str, engine: str) -> tuple[int, str]:
+    """Exit status 0 and the inspector's JSON, or another and what is wrong on one line."""
     from ..flavours import flavour_named
 
     try:
-        flavour, trt = import_first([flavour_named(name)])
+        flavour, library = import_first([flavour_named(name)])
     except Exception as error:  # a missing or broken library; the report says which
-        print(str(error).splitlines()[0])
-        return _REFUSED
-
-    log = _logger(trt)
-    loaded = trt.Runtime(log).deserialize_cuda_engine(Path(engine).read_bytes())
+        return _REFUSED, str(error).splitlines()[0]
+    trt: Any = library
+    loaded = trt.Runtime(_logger(trt)).deserialize_cuda_engine(Path(engine).read_bytes())
     if loaded is None:
-        print(f"{flavour.module} cannot load the engine here; its inspector needs the GPU it was built for")
-        return _REFUSED
+        problem = (
+            f"{flavour.module} cannot load the engine here; its inspector needs the GPU it was built for"
+        )
+        return _REFUSED, problem
     inspector = loaded.create_engine_inspector()
-    print(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
-    return 0
+    return 0, str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def _logger(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]  # the library has no types
-        """The library's own writes to standard output, where only the JSON belongs."""
+        """Writes at once, so that a crash loses nothing."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, text: str) -> None:
-            print(f"{severity.name}: {text}", file=sys.stderr)
+            print(f"{severity.name}: {text}", file=sys.stderr, flush=True)
 
     return Log()
 
 
 if __name__ == "__main__":
-    code = main(*sys.argv[1:])
-    sys.stdout.flush()
+    # what the library prints goes to standard error, so that standard output holds the answer alone
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    code, said = main(*sys.argv[1:])
+    with os.fdopen(answer, "w", encoding="utf-8") as stream:
+        stream.write(said)
     os._exit(code)  # without the library's teardown, which needs the GPU too

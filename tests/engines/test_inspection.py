@@ -1,5 +1,6 @@
 """Engines of TensorRT-RTX are inspected beside the graphs that they were built from."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,6 +129,75 @@ def test_what_is_no_engine_is_not_known(engine: bytes) -> None:
     reading = read_rtx_engine(engine)
     assert reading.layers is None
     assert reading.source.startswith("not known: ")
+
+
+STAND_IN = """
+import os
+
+__version__ = "10.3.0"
+INSPECTOR = %r
+
+class ILogger:
+    def __init__(self): pass
+
+class LayerInformationFormat:
+    JSON = "JSON"
+
+class Runtime:
+    def __init__(self, logger): self.logger = logger
+    def deserialize_cuda_engine(self, data):
+        print("a library may print what it likes")  # to standard output, as some do
+        if data == b"crash": os.abort()
+        return Engine() if data == b"engine" else None
+
+class Engine:
+    def create_engine_inspector(self): return self
+    def get_engine_information(self, format):
+        assert format == "JSON"
+        return INSPECTOR
+"""
+
+
+@pytest.fixture
+def tensorrt_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for TensorRT 10, whose inspector says of ``conv_chain`` that conv1 is not in INT8."""
+    kinds = {"conv0": "Int8", "conv1": "Half", "conv2": "Int8"}
+    layers = [
+        {
+            "Name": f"{name} + relu{name[-1]}",
+            "LayerType": "CaskConvolution",
+            "Inputs": [{"Name": "x", "Format/Datatype": kind}],
+            "Weights": {"Type": kind, "Count": 72},
+            "Metadata": f"[ONNX Layer: {name}]\x1e[ONNX Layer: relu{name[-1]}]",
+        }
+        for name, kind in kinds.items()
+    ]
+    package = tmp_path / "packages" / "tensorrt"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(STAND_IN % json.dumps({"Layers": layers, "Bindings": ["x", "y"]}))
+    monkeypatch.syspath_prepend(package.parent)
+
+
+@pytest.mark.usefixtures("tensorrt_here")
+def test_a_tensorrt_engine_is_told_of_by_its_inspector(conv_chain, saved, out: Path) -> None:
+    (out / "engine").write_bytes(b"engine")
+    report = inspect_variant("int8", saved(conv_chain("int8")), out / "engine", "tensorrt 10.3.0")
+    assert report.source == "the engine inspector of tensorrt"
+    assert [layer.got for layer in report.layers] == ["INT8", "FP16", "INT8"]
+    assert [layer.node for layer in report.lost] == ["conv1"]
+    assert [layer.fused for layer in report.layers] == [("relu0",), ("relu1",), ("relu2",)]
+    assert report.got_shares["FP16"] == pytest.approx(MACS[1] / sum(MACS))
+    assert report.operations == {"CaskConvolution": 3}
+
+
+@pytest.mark.usefixtures("tensorrt_here")
+@pytest.mark.parametrize(("content", "words"), [(b"other", "needs the GPU"), (b"crash", "exit status -6")])
+def test_an_engine_that_cannot_be_loaded_is_not_known(content, words, conv_chain, saved, out: Path) -> None:
+    (out / "engine").write_bytes(content)
+    report = inspect_variant("int8", saved(conv_chain("int8")), out / "engine", "tensorrt 10.3.0")
+    assert report.source.startswith("not known: ")
+    assert words in report.source
+    assert report.got_shares == {"not known": 1}
 
 
 def test_the_inspector_answers_from_a_process_of_its_own(out: Path) -> None:
