@@ -59,8 +59,8 @@ def wide_tensors(graph: GraphView) -> Iterator[Finding]:
     """Doubles anywhere, and int64 computed from the images.
 
     TensorRT takes doubles and computes them as float32, so results differ from the model's own. Shapes and
-    indices are int64 by ONNX's rules, and stay so; int64 that depends on pixels is narrowed or refused by
-    versions before 10.
+    indices are int64 by ONNX's rules, and stay so; int64 that depends on pixels is narrowed to int32 by
+    versions before 10; TensorRT-RTX 1.7 does so with an ArgMax. A double is a float in its engines.
     """
     for name, tensor in graph.constants.items():
         if tensor.data_type == TensorProto.DOUBLE:
