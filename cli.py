@@ -12,7 +12,9 @@ from . import (
     build_command,
     calibrate_command,
     deploy_command,
+    doctor_command,
     export_command,
+    inspect_command,
     picture,
     verify_command,
 )
@@ -107,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     build_command.add_arguments(commands.add_parser("build", help="engines of a bundle, for what is here"))
     verify_command.add_arguments(
         commands.add_parser("verify", help="check every file of a bundle; with --run, run it")
+    )
+    inspect_command.add_arguments(
+        commands.add_parser("inspect", help="what is in a graph and wrong with it, or in a bundle's engines")
+    )
+    doctor_command.add_arguments(
+        commands.add_parser("doctor", help="what this machine has, lacks and can do, tried")
     )
     spec = commands.add_parser("spec", help="how an ONNX file is fed and read")
     export_command.add_spec_init_arguments(
