@@ -25,7 +25,7 @@ from .engines import available_flavour, build_engine
 from .engines.flavours import installed_version
 from .errors import MissingExtraError
 from .export.source import Source, modules_needed, open_source
-from .extras import MEASURING, require_all
+from .extras import LEARNING, MEASURING, SEARCHING, require_all
 from .files import directory_lock, remove_leftovers, sha256_file, write_text
 from .options import PRECISIONS, REFERENCE, DeployOptions
 from .preflight import open_data
@@ -103,7 +103,7 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
     Raises MissingExtraError before any work when a package is missing, and the PosedgeError of the stage
     that failed; the stages before it are kept.
     """
-    require_all((*MEASURING, *modules_needed(options.model)))
+    require_all((*MEASURING, *modules_needed(options.model), *_modules_of_int8(options)))
     source = open_source(options.model, options.checkpoint, options.spec, options.graph)
     directory = options.output / source.spec.name
     with directory_lock(directory):
@@ -120,6 +120,13 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
         _seal(job, report)
         write_text(options.output / RECEIPT_FILE, receipt_text(report))
     return Outcome(directory, report)
+
+
+def _modules_of_int8(options: DeployOptions) -> tuple[str, ...]:
+    """What INT8 takes besides, where it is among the variants."""
+    if "int8" not in options.precisions:
+        return ()
+    return (*(LEARNING if options.recipe.learned else ()), *(SEARCHING if options.search else ()))
 
 
 def _open_job(options: DeployOptions, source: Source, directory: Path, progress: Progress) -> _Job:
