@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import count, seconds
+from .arguments import counts, seconds
 
 if TYPE_CHECKING:
     from .engines import BatchProfile, BuildOptions
@@ -107,7 +107,7 @@ def _core(text: str) -> int:
 
 
 def _profile(text: str) -> tuple[int, ...]:
-    values = _counts(text)
+    values = counts(text)
     if len(values) != 3 or list(values) != sorted(values):
         raise argparse.ArgumentTypeError(f"{text!r}: MIN,OPT,MAX in ascending order are expected")
     return values
@@ -115,11 +115,7 @@ def _profile(text: str) -> tuple[int, ...]:
 
 def _target_sms(text: str) -> tuple[int, ...]:
     """Compute capabilities as NVIDIA writes them, 8.6, 86 or SM86."""
-    values = _counts(re.sub(r"(?i)\bsm_?|(?<=\d)\.(?=\d\b)", "", text))
+    values = counts(re.sub(r"(?i)\bsm_?|(?<=\d)\.(?=\d\b)", "", text))
     if len(set(values)) < len(values):
         raise argparse.ArgumentTypeError(f"{text!r}: each SM once is expected")
     return values
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(count(part) for part in text.split(","))

@@ -28,7 +28,7 @@ from .engines import available_flavour, build_engine, check_options
 from .engines.flavours import installed_version
 from .errors import MissingExtraError
 from .export.source import Source, modules_needed, open_source
-from .extras import MEASURING, require_all
+from .extras import LEARNING, MEASURING, SEARCHING, require_all
 from .files import directory_lock, remove_leftovers, sha256_file, write_text
 from .options import PRECISIONS, REFERENCE, DeployOptions
 from .preflight import open_data
@@ -110,7 +110,7 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
     here does not honour an option, and the PosedgeError of the stage that failed; the stages before it are
     kept.
     """
-    require_all((*MEASURING, *modules_needed(options.model)))
+    require_all((*MEASURING, *modules_needed(options.model), *_modules_of_int8(options)))
     check_options(options.build)
     source = open_source(options.model, options.checkpoint, options.spec, options.graph)
     directory = options.output / source.spec.name
@@ -132,6 +132,13 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
         if not job.stages.ran:
             progress.note("nothing has changed since the last run: nothing was built or measured")
     return Outcome(directory, report)
+
+
+def _modules_of_int8(options: DeployOptions) -> tuple[str, ...]:
+    """What INT8 takes besides, where it is among the variants."""
+    if "int8" not in options.precisions:
+        return ()
+    return (*(LEARNING if options.recipe.learned else ()), *(SEARCHING if options.search else ()))
 
 
 def _open_job(options: DeployOptions, source: Source, directory: Path, progress: Progress) -> _Job:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import build_options
-from .arguments import count, fraction
+from .arguments import count, counts, fraction
 from .export_command import add_graph_options, add_source, graph_options
 from .recipe_options import add_recipe_options, recipe
 
@@ -67,9 +67,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     )
     work.add_argument("--no-flip", dest="flip", action="store_false", help="without the flip test")
     work.add_argument("--calibration-crops", type=count, default=128, help="default: 128")
-    work.add_argument(
-        "--batch-sizes", type=_numbers, default=(1, 8), help="batch sizes to time (default: 1,8)"
-    )
+    work.add_argument("--batch-sizes", type=counts, default=(1, 8), help="batch sizes to time (default: 1,8)")
     work.add_argument("--threads", type=count, help="threads of the CPU session (default: all cores)")
 
 
@@ -137,16 +135,6 @@ def _data(options: argparse.Namespace) -> "DataPaths | ImageNetPaths":
     return DataPaths(
         options.annotations, options.images, options.calibration_annotations, options.calibration_images
     )
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        values = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if not values or min(values) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: positive numbers separated by commas are expected")
-    return values
 
 
 def _precisions(text: str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ GRAPHS = ("onnx", "onnxruntime", "onnxslim")  # what reading and rewriting an ON
 NETWORKS = (*GRAPHS, "torch", "onnxscript")  # what exporting a torch network takes
 MEASURING = ("onnx", "onnxruntime", "faster_coco_eval", "matplotlib")
 SENSITIVITY = ("torch", "matplotlib")
+LEARNING = SEARCHING = ("torch",)  # whatever the model is: both run its graph in torch
 DRAWING = ("cv2",)
 
 

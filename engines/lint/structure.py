@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from ...export.light import without_weights
 from .findings import EXPORT, MENDABLE, Finding, first_line
 from .graph_view import DEFAULT_DOMAINS, GraphView, place
 
@@ -122,7 +123,8 @@ def weight_types(graph: GraphView) -> Iterator[Finding]:
 
 def _checker(model: onnx.ModelProto) -> Iterator[Finding]:
     try:
-        onnx.checker.check_model(model, full_check=True)
+        # which would hold the weights three times more, and only reads their types and shapes
+        onnx.checker.check_model(without_weights(model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         yield Finding("invalid-onnx", "", f"onnx.checker refuses the model: {first_line(error)}", EXPORT)
     except ValueError as error:
