@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__, doctor_facts
-from .doctor_facts import Gpus
 from .errors import PosedgeError
 from .extras import GRAPHS, MEASURING, NETWORKS, say_missing
 from .progress import SILENT, Progress
+from .runtime import devices
+from .runtime.devices import Gpus
 
 PRECISIONS = ("fp32", "fp16", "int8")
 WORKS, FAILS, NOT_TRIED = "works", "fails", "not tried"
@@ -73,7 +74,7 @@ class Diagnosis:
 
 def examine(progress: Progress = SILENT) -> Diagnosis:
     """Look at the machine and try what is installed. Never raises for what is missing or broken."""
-    libraries, gpus = doctor_facts.libraries(), doctor_facts.gpus()
+    libraries, gpus = doctor_facts.libraries(), devices.gpus()
     trials = tuple(_trials(libraries, gpus, progress))
     return Diagnosis(
         posedge=__version__,
@@ -84,8 +85,8 @@ def examine(progress: Progress = SILENT) -> Diagnosis:
         libraries=libraries,
         missing_extras=doctor_facts.missing_extras(libraries),
         gpus=gpus,
-        driver=doctor_facts.driver_version(),
-        jetpack=doctor_facts.jetpack(),
+        driver=devices.driver_version(),
+        jetpack=devices.jetpack(),
         dla=doctor_facts.dla_devices(),
         trials=trials,
         jobs=_jobs(libraries, trials),

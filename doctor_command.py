@@ -58,8 +58,7 @@ def _lines(found: "Diagnosis") -> Iterator[str]:
 
 def _gpu_lines(found: "Diagnosis") -> Iterator[str]:
     for gpu in found.gpus.gpus:
-        sm = gpu.compute_capability.replace(".", "")
-        yield f"GPU          {gpu.name}, SM {sm}, {gpu.memory_bytes / 1e9:.1f} GB"
+        yield f"GPU          {gpu.name}, SM {gpu.sm}, {gpu.memory_bytes / 1e9:.1f} GB"
     if found.gpus.problem:
         yield f"GPU          none: {found.gpus.problem}"
     else:

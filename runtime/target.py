@@ -7,18 +7,15 @@ version, one of 8 with 10, and one of 10 with 11. One that was built to be hardw
 TensorRT-RTX without target SMs, run on Ampere (SM 80) and later. Nothing here needs a GPU or a package.
 """
 
-import ctypes
 import platform
 import re
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
+
+from .devices import driver_version, gpus, jetpack
 
 # what an engine of TensorRT-RTX runs on when no SM was asked for; "and later" covers those to come
 PORTABLE_SMS = (80, 86, 89, 120)
-
-_NOT_TEXT = re.compile(r"[^ -~]")
-_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h
 
 
 @dataclass(frozen=True)
@@ -30,8 +27,8 @@ class Target:
         () where there is none.
     portable: whether the engine also runs on SMs later than the first of ``sms``.
     version_compatible: whether the engine also runs with later versions of the library.
-    gpu: its name; driver: its version; jetpack: the Jetson's release, such as "L4T 36.4.3". None where there
-        is none.
+    gpu: its name; driver: its version; jetpack: the Jetson's release, such as "Jetson Linux 36.4.3, JetPack
+        6.2". None where there is none.
     machine: the processor's architecture, "x86_64" or "aarch64".
     """
 
@@ -96,14 +93,14 @@ def target_here(library: str, version: str) -> Target:
 
     The first GPU is looked at. Nothing is raised where there is none, or no driver: ``sms`` is () then.
     """
-    gpu, sm = _first_gpu()
+    gpu = next((gpu for gpu in gpus().gpus if gpu.sm), None)
     return Target(
         library=library,
         version=version,
-        sms=() if sm is None else (sm,),
-        gpu=gpu,
-        driver=_first_line(Path("/sys/module/nvidia/version")),
-        jetpack=_l4t(Path("/etc/nv_tegra_release")),
+        sms=() if gpu is None else (gpu.sm,),
+        gpu=None if gpu is None else gpu.name,
+        driver=driver_version(),
+        jetpack=jetpack(),
         machine=platform.machine(),
     )
 
@@ -139,37 +136,3 @@ def _runs_later(built: Target, here: Target) -> bool:
     """Whether a version-compatible engine runs with the version that is here."""
     older, newer = (tuple(int(part) for part in re.findall(r"\d+", t.version)) for t in (built, here))
     return newer > older and (older[:1] == newer[:1] or (older[:1], newer[:1]) in _ACROSS_MAJORS)
-
-
-def _first_gpu() -> tuple[str | None, int | None]:
-    """Name and SM by the driver's own library, which is there on every device that has a driver."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None, None
-    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    # any result but 0 is an error, such as "no device", and the calls after it are left out
-    if (
-        cuda.cuInit(0)
-        or cuda.cuDeviceGet(ctypes.byref(device), 0)
-        or cuda.cuDeviceGetName(name, len(name), device)
-        or cuda.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
-        or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
-    ):
-        return None, None
-    return _NOT_TEXT.sub("?", name.value.decode("latin-1")), 10 * major.value + minor.value
-
-
-def _l4t(file: Path) -> str | None:
-    """ "L4T 36.4.3" from "# R36 (release), REVISION: 4.3, GCID: ..."."""
-    found = re.search(r"# R(\d+) \(release\), REVISION: ([\d.]+)", _first_line(file) or "")
-    return f"L4T {found[1]}.{found[2]}" if found else None
-
-
-def _first_line(file: Path) -> str | None:
-    try:
-        text = file.read_text("utf-8", "replace")
-    except OSError:
-        return None
-    return _NOT_TEXT.sub("?", text.split("\n", 1)[0]).strip() or None

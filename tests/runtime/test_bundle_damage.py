@@ -17,7 +17,13 @@ from posedge.runtime.target import Target
 
 FLIPS_A_FILE = 60
 TARGET = Target(
-    "tensorrt", "10.3.0", (87,), gpu="Orin", driver="540.4.0", jetpack="L4T 36.4.3", machine="aarch64"
+    "tensorrt",
+    "10.3.0",
+    (87,),
+    gpu="Orin",
+    driver="540.4.0",
+    jetpack="Jetson Linux 36.4.3, JetPack 6.2",
+    machine="aarch64",
 )
 
 

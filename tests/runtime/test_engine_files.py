@@ -12,7 +12,13 @@ from posedge.runtime.spec import ModelSpec
 from posedge.runtime.target import Target, mismatch, target_from_dict, target_here, target_to_dict
 
 ORIN = Target(
-    "tensorrt", "10.3.0", (87,), gpu="Orin", driver="540.4.0", jetpack="L4T 36.4.3", machine="aarch64"
+    "tensorrt",
+    "10.3.0",
+    (87,),
+    gpu="Orin",
+    driver="540.4.0",
+    jetpack="Jetson Linux 36.4.3, JetPack 6.2",
+    machine="aarch64",
 )
 RTX = Target("tensorrt_rtx", "1.7.1.116", (80, 86, 89, 120), portable=True, machine="x86_64")
 ENGINE = b"an engine"
@@ -39,7 +45,10 @@ def test_a_mismatch_says_what_was_built_what_is_here_and_the_command(bundle: Bun
     with pytest.raises(BundleError) as error:
         trusted_engine(bundle, "int8", here)
     message = str(error.value)
-    assert "built: tensorrt 10.3.0, SM 87, Orin, driver 540.4.0, L4T 36.4.3, aarch64" in message
+    assert (
+        "built: tensorrt 10.3.0, SM 87, Orin, driver 540.4.0, Jetson Linux 36.4.3, JetPack 6.2, aarch64"
+        in message
+    )
     assert "here:  tensorrt 10.13.0, SM 87" in message
     assert f"posedge build {bundle.directory} --variant int8" in message
 
