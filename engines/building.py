@@ -43,7 +43,7 @@ def build(request: BuildRequest, emit: Emit) -> Built:
     emit(Progressed(0.0, "Configuring"))
     config = builder.create_builder_config()
     set_profile(builder, config, network, options.profile)
-    set_options(library, config, options, _precision_flags(release, request.graph))
+    set_options(library, config, options, release, _precision_flags(release, request.graph))
     gpu_layers = () if options.dla_core is None else use_dla(library, config, network, options.dla_core)
     if times is not None:
         _attach_times(config, times, known_times)
