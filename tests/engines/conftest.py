@@ -90,6 +90,21 @@ def graph_of() -> Graph:
 
 
 @pytest.fixture
+def quantised_scalar() -> onnx.ModelProto:
+    """The input times a stored int8 number of rank 0 behind DQ."""
+    constants = [
+        numpy_helper.from_array(np.array(41, np.int8), "two"),
+        numpy_helper.from_array(np.array(0.05, np.float32), "scale"),
+        numpy_helper.from_array(np.array(0, np.int8), "zero"),
+    ]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["two", "scale", "zero"], ["x"], "dequantize0"),
+        helper.make_node("Mul", ["input", "x"], ["doubled"], "mul0"),
+    ]
+    return model(nodes, constants)
+
+
+@pytest.fixture
 def saved(tmp_path: Path) -> Callable[[onnx.ModelProto], Path]:
     """Writes a model to a directory of its own, so that the output directory can be looked through."""
 

@@ -242,17 +242,8 @@ def test_a_transposed_convolution_has_one_scale(axis, conv_chain):
     assert lint(model) == []
 
 
-def test_a_quantised_scalar(graph_of):
-    constants = [
-        numpy_helper.from_array(np.array(40, np.int8), "two"),
-        numpy_helper.from_array(np.array(0.05, np.float32), "scale"),
-        numpy_helper.from_array(np.array(0, np.int8), "zero"),
-    ]
-    nodes = [
-        helper.make_node("DequantizeLinear", ["two", "scale", "zero"], ["x"], "dequantize0"),
-        helper.make_node("Mul", ["input", "x"], ["doubled"], "mul0"),
-    ]
-    (finding,) = lint(graph_of(nodes, constants))
+def test_a_quantised_scalar(quantised_scalar):
+    (finding,) = lint(quantised_scalar)
     assert (finding.code, finding.node) == ("quantised-scalar", "dequantize0")
 
 

@@ -77,17 +77,8 @@ def test_a_bias_of_int32_becomes_float(conv_chain):
     assert not {"bias", "bias_scale"} & {tensor.name for tensor in result.graph.initializer}
 
 
-def test_a_quantised_scalar_becomes_a_constant(graph_of):
-    constants = [
-        numpy_helper.from_array(np.array(41, np.int8), "two"),
-        numpy_helper.from_array(np.array(0.05, np.float32), "scale"),
-        numpy_helper.from_array(np.array(0, np.int8), "zero"),
-    ]
-    nodes = [
-        helper.make_node("DequantizeLinear", ["two", "scale", "zero"], ["x"], "dequantize0"),
-        helper.make_node("Mul", ["input", "x"], ["doubled"], "mul0"),
-    ]
-    result = assert_mended(graph_of(nodes, constants), "quantised-scalar")
+def test_a_quantised_scalar_becomes_a_constant(quantised_scalar):
+    result = assert_mended(quantised_scalar, "quantised-scalar")
     assert [node.op_type for node in result.graph.node] == ["Mul"]
 
 
