@@ -1,8 +1,8 @@
 """No family of the zoo breaks in INT8: the default recipe keeps heatmaps' peaks, on real crops.
 
 There are no trained weights of these networks here. Random heatmaps are flat: the highest of many hills often
-exceeds another by less than any rounding. So the rule asks for the joints whose peak stands out, the third
-with the largest prominence, as it is defined below.
+exceeds another by less than any rounding. So the rule asks for the joints whose peak stands out: by a third of
+the map's deviation from every value further off, where a trained model's exceed them by several deviations.
 """
 
 import os
@@ -28,16 +28,10 @@ from random_weights import set_random_weights
 
 # the smallest of the zoo is always tried
 SMALLEST = "rsn_18_256x192"
-FAMILIES = (
-    pytest.param(
-        "pose_resnext_50_256x192",
-        marks=pytest.mark.xfail(reason="0.987 and 0.993 were measured of two seeds: chance decides"),
-    ),
-    "pose_resnest_50_256x192",
-    "rsn_50_256x192",
-)
+FAMILIES = ("pose_resnext_50_256x192", "pose_resnest_50_256x192", "rsn_50_256x192")
 
 TOLERANCE = 1  # pixels of a heatmap
+STANDS_OUT = 1 / 3  # of the map's deviation
 
 
 def peaks(heatmaps: NDArray[np.float32]) -> NDArray[np.intp]:
@@ -58,9 +52,8 @@ def prominence(heatmaps: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def kept(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> float:
     """Share of the joints that stand out in ``expected`` whose peak is where it was."""
-    height = prominence(expected)
-    stands_out = height >= np.quantile(height, 2 / 3)
-    assert stands_out.mean() >= 1 / 3
+    stands_out = prominence(expected) >= STANDS_OUT
+    assert stands_out.any()
     near = np.abs(peaks(expected) - peaks(actual)).max(-1) <= TOLERANCE
     return float(near[stands_out].mean())
 
@@ -99,6 +92,7 @@ def share_kept(name: str, coco: Path, directory: Path, calibration: int, persons
             parts = [session.run(crops.batch)[0] for crops in batches(val, Preprocessor(spec), 8)]
         found.append(np.concatenate(parts))
     assert not np.array_equal(*found), "nothing was quantised"
+    assert (prominence(found[0]) >= STANDS_OUT).mean() >= 0.1, "too few peaks stand out to say anything"
     return kept(*found)
 
 
