@@ -1,7 +1,7 @@
 """No family of the zoo breaks in INT8: the default recipe keeps heatmaps' peaks, on real crops.
 
 There are no trained weights of these networks here. Random heatmaps are flat: the highest of many hills often
-exceeds another by less than any rounding. So the rule asks for the joints whose peak stands out: by a third of
+exceeds another by less than any rounding. So the rule asks for joints whose peak stands out, by a third of
 the map's deviation from every value further off, where a trained model's exceed them by several deviations.
 """
 
