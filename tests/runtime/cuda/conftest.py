@@ -1,0 +1,186 @@
+"""Tests of the GPU path on a machine without a GPU.
+
+A test file that says ``pytestmark = pytest.mark.stand_in`` runs in one child process of its own, in which
+``libcuda.so.1`` is the stand-in of ``fake_libcuda.cpp``: the real cuda-bindings, and all that posedge builds
+on them, run on it, with host memory as device memory. It shows that calls, order, copies and arithmetic are
+right. It measures nothing. What lies in ``fakes`` is imported there in place of the packages of those names.
+"""
+
+import ctypes
+import gc
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+REPORT = "STAND_IN_REPORT"  # where the child writes what became of its tests
+LIVING = ("device", "pinned", "streams", "events", "modules", "graphs", "executables", "contexts")
+SOURCES = ("fake_libcuda.cpp", "fake_device.hpp", "fake_kernels.hpp")
+
+_outcomes: dict[Path, dict[str, tuple[str, str]]] = {}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "stand_in: runs in a child process on a stand-in for libcuda")
+
+
+def compiled(source: Path, name: str, *flags: str) -> Path:
+    """``source`` compiled by g++ into a shared library ``name``, once for the same content.
+
+    Skips the test where there is no g++, and fails it under CI.
+    """
+    if shutil.which("g++") is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("g++ is not installed")
+    content = source.read_bytes() + b"".join((HERE / other).read_bytes() for other in SOURCES)
+    key = hashlib.sha256(content + " ".join(flags).encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"posedge-stand-in-{os.getuid()}-{key}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if not (folder / name).exists():
+        aside = folder / f"{name}.{os.getpid()}"
+        command = ["g++", "-std=c++17", "-O1", "-Wall", "-shared", "-fPIC", f"-I{HERE}", "-o", str(aside)]
+        subprocess.run([*command, str(source), *flags, "-ldl"], check=True)
+        aside.rename(folder / name)
+    return folder / name
+
+
+def stand_in_environment(**settings: str) -> dict[str, str]:
+    """The environment of a child process in which libcuda.so.1 is the stand-in.
+
+    settings: what its first lines name, such as FAKE_CUDA_DEVICES.
+    """
+    driver = compiled(HERE / "fake_libcuda.cpp", "libcuda.so.1", "-Wl,-soname,libcuda.so.1")
+    kernels = compiled(HERE / "fake_test_kernels.cpp", "kernels.so")
+    import posedge
+
+    paths = [str(Path(posedge.__file__).parent.parent), str(HERE / "fakes"), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": f"{driver.parent}:{os.environ.get('LD_LIBRARY_PATH', '')}",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "FAKE_CUDA_KERNELS": str(kernels),
+        **settings,
+    }
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Report what became of the test in the child, instead of running it here."""
+    if REPORT in os.environ or pyfuncitem.get_closest_marker("stand_in") is None:
+        return None
+    if pyfuncitem.path not in _outcomes:
+        _outcomes[pyfuncitem.path] = _run_in_child(pyfuncitem)
+    missing = ("failed", "the child process ended before this test; see the output of the file's first test")
+    outcome, words = _outcomes[pyfuncitem.path].get(pyfuncitem.nodeid, missing)
+    if outcome == "failed":
+        pytest.fail(words, pytrace=False)
+    if outcome == "skipped":
+        pytest.skip(words)
+    return True
+
+
+def _run_in_child(item: pytest.Function) -> dict[str, tuple[str, str]]:
+    """Outcome and words of every selected test of a file, by node id."""
+    selected = [other.nodeid for other in item.session.items if other.path == item.path]
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report"
+        report.touch()
+        program = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *selected]
+        done = subprocess.run(
+            [sys.executable, *program],
+            cwd=item.config.rootpath,
+            env=stand_in_environment(**{REPORT: str(report)}),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        print(done.stdout[-20000:], done.stderr[-5000:])
+        outcomes: dict[str, tuple[str, str]] = {}
+        for line in report.read_text().splitlines():
+            name, outcome, words = json.loads(line)
+            if outcomes.get(name, ("passed", ""))[0] == "passed":  # setup, call and teardown: the worst stays
+                outcomes[name] = outcome, words
+    return outcomes
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if REPORT in os.environ:
+        words = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+        with open(os.environ[REPORT], "a") as file:
+            file.write(json.dumps([report.nodeid, report.outcome, words]) + "\n")
+
+
+class StandIn:
+    """What tests ask of the stand-in driver and tell it."""
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL("libcuda.so.1")
+        self._library.fake_log.restype = ctypes.c_char_p
+        self._library.fake_calls.restype = ctypes.c_long
+        self._library.fake_used.restype = ctypes.c_size_t
+        self.lost = False  # set it where the device is lost: nothing can be freed then
+
+    def calls(self, name: str) -> int:
+        """How often a driver function was called, named without its version suffix."""
+        return int(self._library.fake_calls(name.encode()))
+
+    def fail(self, name: str, nth: int, code: int) -> None:
+        """Let the ``nth`` call of a function from now on (1 is the next) answer with a CUresult.
+
+        700 and 719 stay: every later call answers with them too, as on a device that is lost.
+        """
+        self._library.fake_fail(name.encode(), ctypes.c_long(nth), code)
+
+    def limit(self, size: int) -> None:
+        """Give the device ``size`` bytes of memory."""
+        self._library.fake_limit(ctypes.c_size_t(size))
+
+    @property
+    def used(self) -> int:
+        """Bytes of device memory that are allocated."""
+        return int(self._library.fake_used())
+
+    def live(self) -> dict[str, int]:
+        """How many objects of each kind exist now."""
+        counts = (ctypes.c_long * len(LIVING))()
+        self._library.fake_live(counts)
+        return dict(zip(LIVING, counts, strict=True))
+
+    def log(self) -> list[str]:
+        """The driver functions called since ``clear_log``, in order."""
+        return str(self._library.fake_log().decode()).split()
+
+    def clear_log(self) -> None:
+        self._library.fake_clear_log()
+
+    def forget_everything(self) -> None:
+        """Drop all that exists, as the end of a process does."""
+        self._library.fake_forget_everything()
+
+    def reset(self) -> None:
+        """Take back faults and limits. What is allocated stays."""
+        self._library.fake_reset()
+
+
+@pytest.fixture
+def cuda() -> Iterator[StandIn | None]:
+    """The stand-in driver of the child process; afterwards, nothing that the test made may be left."""
+    if REPORT not in os.environ:
+        yield None  # the test itself runs in the child
+        return
+    stand_in = StandIn()
+    stand_in.reset()
+    yield stand_in
+    gc.collect()
+    stand_in.reset()
+    left = {name: count for name, count in stand_in.live().items() if count}
+    stand_in.forget_everything()  # so that one leak is one failure
+    if not stand_in.lost:
+        assert not left, f"left behind: {left}"
