@@ -123,3 +123,345 @@ extern "C" __global__ void warp_normalize(const WarpArguments a) {
         if (a.mirrored) store(a.mirrored, a.half, row + a.width - 1 - x, value);
     }
 }
+
+// The first maximum of some pixels of a map, place being row * width + column. As in numpy a NaN is above
+// every number, and of equal values the first wins.
+struct Peak {
+    float value;
+    int place;
+};
+
+struct ScanArguments {
+    const void* maps;  // (count, size), float32 or float16; with a blur of rows of `columns` pixels
+    Peak* peaks;  // (count, columns): the first maximum of the pixels column, column + columns, ...
+    Peak* blurred;  // the same of the blurred maps; find_maxima does not use it
+    int count, size, columns;
+    int half;  // whether maps are float16
+};
+
+struct MergeArguments {
+    const void* maps;  // (persons, joints, height, width), float32 or float16
+    const void* mirrored;  // of the mirrored crops
+    const int* partner;  // (joints): which joint of a mirrored image each joint is
+    float* merged;  // (persons, joints, height, width)
+    int persons, joints, height, width;
+    int half;  // whether maps and mirrored are float16
+    int turn;  // whether x runs the other way in the mirrored maps
+    int shift;  // whether the turned maps move one pixel to the right, column 0 keeping its value
+};
+
+struct DecodeArguments {
+    const void* maps;  // (persons, joints, height, width), float32 or float16
+    const Crop* crops;  // (persons)
+    const Peak* peaks;  // (persons * joints, width), what find_maxima or find_blurred_maxima wrote
+    Peak* blurred;  // the same of the blurred maps: megvii's and, where needed, unbiased's
+    const float* weights;  // (2 * reach + 1), the Gaussian of the unbiased decoder
+    float* patches;  // (persons * joints, 25), the unbiased decoder's blurred pixels around each peak
+    float* keypoints;  // (persons, joints, 3): x and y in image pixels, score
+    int persons, joints, height, width;
+    int half;  // whether maps are float16
+    int reach;
+    int clip;  // scores to 0 ... 1, those that are not finite to 0
+};
+
+struct SimccArguments {
+    const Crop* crops;  // (persons)
+    const Peak* x;  // (persons * joints, columns), what find_maxima wrote of the distributions
+    const Peak* y;
+    float* keypoints;  // (persons, joints, 3)
+    int persons, joints, columns;
+    int width, height;  // of the network's input
+    float split_ratio;
+    int clip;
+};
+
+__device__ inline int thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
+
+__device__ inline float load(const float* value) { return *value; }
+__device__ inline float load(const uint16* value) { return half_to_float(*value); }
+
+__device__ inline bool above(Peak a, Peak b) {
+    bool a_nan = a.value != a.value, b_nan = b.value != b.value;
+    if (a_nan != b_nan) return a_nan;
+    return a.value > b.value || ((a_nan || a.value == b.value) && a.place < b.place);
+}
+
+__device__ inline Peak first_maximum(const Peak* peaks, int columns) {
+    Peak best = peaks[0];
+    for (int column = 1; column < columns; column++)
+        if (above(peaks[column], best)) best = peaks[column];
+    return best;
+}
+
+// -1, 0 or 1, and NaN of NaN.
+__device__ inline float sign(float value) {
+    return value != value ? value : (float)((value > 0) - (value < 0));
+}
+
+template <class Value>
+__device__ Peak column_maximum(const Value* map, int column, int columns, int size) {
+    Peak best = {load(map + column), column};
+    for (int place = column + columns; place < size; place += columns) {
+        Peak next = {load(map + place), place};
+        if (above(next, best)) best = next;
+    }
+    return best;
+}
+
+// Threads: count * columns. Neighbouring threads read neighbouring pixels.
+extern "C" __global__ void find_maxima(const ScanArguments a) {
+    int thread = thread_index();
+    if (thread >= a.count * a.columns) return;
+    int column = thread % a.columns;
+    int64 first = (int64)(thread / a.columns) * a.size;
+    a.peaks[thread] = a.half ? column_maximum((const uint16*)a.maps + first, column, a.columns, a.size)
+                             : column_maximum((const float*)a.maps + first, column, a.columns, a.size);
+}
+
+// 1, 4, 6, 4, 1 by sums of neighbours, in the order in which blur.py adds.
+__device__ inline float binomial(const float* v) {
+    float a = v[0] + v[1], b = v[1] + v[2], c = v[2] + v[3], d = v[3] + v[4];
+    float e = a + b, f = b + c, g = c + d;
+    return (e + f) + (f + g);
+}
+
+template <class Value>
+__device__ float binomial_row(const Value* map, int height, int width, int x, int y) {
+    if (y < 0 || y >= height) return 0;
+    float v[5];
+    for (int k = 0; k < 5; k++) {
+        int column = x + k - 2;
+        v[k] = column < 0 || column >= width ? 0 : load(map + y * width + column);
+    }
+    return binomial(v);
+}
+
+template <class Value>
+__device__ float binomial_at(const Value* map, int height, int width, int x, int y) {
+    float rows[5];
+    for (int k = 0; k < 5; k++) rows[k] = binomial_row(map, height, width, x, y + k - 2);
+    return binomial(rows) * (1.0f / 256);
+}
+
+template <class Value>
+__device__ Peak blurred_column_maximum(const Value* map, int column, int columns, int size) {
+    int height = size / columns;
+    float rows[5] = {0, 0, 0};
+    for (int y = 0; y < 2; y++) rows[y + 3] = binomial_row(map, height, columns, column, y);
+    Peak best = {0, -1};
+    for (int y = 0; y < height; y++) {
+        for (int k = 0; k < 4; k++) rows[k] = rows[k + 1];
+        rows[4] = binomial_row(map, height, columns, column, y + 2);
+        Peak next = {binomial(rows) * (1.0f / 256), y * columns + column};
+        if (best.place < 0 || above(next, best)) best = next;
+    }
+    return best;
+}
+
+// Threads: count * columns. The maxima of the maps and of the maps under Megvii's 5x5 blur.
+extern "C" __global__ void find_blurred_maxima(const ScanArguments a) {
+    int thread = thread_index();
+    if (thread >= a.count * a.columns) return;
+    int column = thread % a.columns;
+    int64 first = (int64)(thread / a.columns) * a.size;
+    if (a.half) {
+        const uint16* map = (const uint16*)a.maps + first;
+        a.peaks[thread] = column_maximum(map, column, a.columns, a.size);
+        a.blurred[thread] = blurred_column_maximum(map, column, a.columns, a.size);
+    } else {
+        const float* map = (const float*)a.maps + first;
+        a.peaks[thread] = column_maximum(map, column, a.columns, a.size);
+        a.blurred[thread] = blurred_column_maximum(map, column, a.columns, a.size);
+    }
+}
+
+// Threads: persons * joints * height * width. SimCC's distributions are maps of height 1.
+extern "C" __global__ void merge_flip(const MergeArguments a) {
+    int thread = thread_index();
+    if (thread >= a.persons * a.joints * a.height * a.width) return;
+    int x = thread % a.width, y = thread / a.width % a.height, map = thread / a.width / a.height;
+    int column = a.shift && x > 0 ? x - 1 : x;
+    if (a.turn) column = a.width - 1 - column;
+    int64 partner = map / a.joints * a.joints + a.partner[map % a.joints];
+    int64 other = (partner * a.height + y) * a.width + column;
+    float sum = a.half ? load((const uint16*)a.maps + thread) + load((const uint16*)a.mirrored + other)
+                       : load((const float*)a.maps + thread) + load((const float*)a.mirrored + other);
+    a.merged[thread] = sum * 0.5f;
+}
+
+// Where a peak is: x, y in pixels of the map, -1 where it is not positive.
+__device__ inline void locate(Peak peak, int width, float* x, float* y) {
+    bool found = !(peak.value <= 0);
+    *x = found ? peak.place % width : -1;
+    *y = found ? peak.place / width : -1;
+}
+
+// x and y of a grid of so many pixels to image pixels, and the score.
+__device__ inline void write_keypoint(float* keypoint, const Crop& crop, float x, float y, float score,
+                                      int width, int height, int clip) {
+    keypoint[0] = x * (crop.scale_x / (float)width) + (crop.centre_x - crop.scale_x * 0.5f);
+    keypoint[1] = y * (crop.scale_y / (float)height) + (crop.centre_y - crop.scale_y * 0.5f);
+    bool finite = score - score == 0;
+    if (clip) score = !finite || score < 0 ? 0 : score > 1 ? 1 : score;
+    keypoint[2] = score;
+}
+
+__device__ inline void write_joint(const DecodeArguments& a, int map, float x, float y, float score) {
+    write_keypoint(a.keypoints + 3 * map, a.crops[map / a.joints], x, y, score, a.width, a.height, a.clip);
+}
+
+__device__ inline float map_value(const DecodeArguments& a, int map, int x, int y) {
+    int64 place = ((int64)map * a.height + y) * a.width + x;
+    return a.half ? load((const uint16*)a.maps + place) : load((const float*)a.maps + place);
+}
+
+// Threads: persons * joints, after find_maxima.
+extern "C" __global__ void decode_msra(const DecodeArguments a) {
+    int map = thread_index();
+    if (map >= a.persons * a.joints) return;
+    Peak peak = first_maximum(a.peaks + (int64)map * a.width, a.width);
+    float x, y;
+    locate(peak, a.width, &x, &y);
+    int column = (int)x, row = (int)y;
+    if (column > 1 && column < a.width - 1 && row > 0)
+        x += 0.25f * sign(map_value(a, map, column + 1, row) - map_value(a, map, column - 1, row));
+    if (row > 1 && row < a.height - 1 && column > 0)
+        y += 0.25f * sign(map_value(a, map, column, row + 1) - map_value(a, map, column, row - 1));
+    write_joint(a, map, x, y, peak.value);
+}
+
+__device__ inline float megvii_blur(const DecodeArguments& a, int map, int x, int y) {
+    int64 first = (int64)map * a.height * a.width;
+    return a.half ? binomial_at((const uint16*)a.maps + first, a.height, a.width, x, y)
+                  : binomial_at((const float*)a.maps + first, a.height, a.width, x, y);
+}
+
+// Threads: persons * joints, after find_blurred_maxima.
+extern "C" __global__ void decode_megvii(const DecodeArguments a) {
+    int map = thread_index();
+    if (map >= a.persons * a.joints) return;
+    float top = first_maximum(a.peaks + (int64)map * a.width, a.width).value;
+    Peak peak = first_maximum(a.blurred + (int64)map * a.width, a.width);
+    float factor = 1, maximum = top;
+    if (!(peak.value > 0)) {
+        // Rescaled to its old maximum, a map without a positive blurred peak is NaN, or keeps its order and
+        // has nothing positive, or turns its sign; only then its peak is elsewhere.
+        factor = top / peak.value;
+        if (factor != factor) {
+            peak = {factor, 0};
+        } else if (factor < 0 || factor - factor != 0) {
+            peak = {megvii_blur(a, map, 0, 0) * factor, 0};
+            for (int place = 1; place < a.height * a.width; place++) {
+                Peak next = {megvii_blur(a, map, place % a.width, place / a.width) * factor, place};
+                if (above(next, peak)) peak = next;
+            }
+        } else {
+            peak.value *= factor;
+        }
+        maximum = peak.value;
+    }
+    float x, y;
+    locate(peak, a.width, &x, &y);
+    int column = (int)x, row = (int)y;
+    if (column > 1 && column < a.width - 1 && row > 1 && row < a.height - 1) {
+        float right = megvii_blur(a, map, column + 1, row) * factor;
+        float left = megvii_blur(a, map, column - 1, row) * factor;
+        float lower = megvii_blur(a, map, column, row + 1) * factor;
+        float upper = megvii_blur(a, map, column, row - 1) * factor;
+        x += 0.25f * sign(right - left) + 0.5f;
+        y += 0.25f * sign(lower - upper) + 0.5f;
+    }
+    write_joint(a, map, x, y, maximum / 255.0f + 0.5f);
+}
+
+__device__ inline float gaussian_blur(const DecodeArguments& a, int map, int x, int y) {
+    float total = 0;
+    for (int column = x - a.reach; column <= x + a.reach; column++) {
+        if (column < 0 || column >= a.width) continue;
+        float sum = 0;
+        for (int row = y - a.reach; row <= y + a.reach; row++)
+            if (row >= 0 && row < a.height) sum += a.weights[row - y + a.reach] * map_value(a, map, column, row);
+        total += sum * a.weights[column - x + a.reach];
+    }
+    return total;
+}
+
+// Threads: persons * joints * 25, after find_maxima. A peak too near to the border to be moved gets ones,
+// on which there is no step.
+extern "C" __global__ void blur_patches(const DecodeArguments a) {
+    int thread = thread_index();
+    if (thread >= a.persons * a.joints * 25) return;
+    int map = thread / 25;
+    float x, y;
+    locate(first_maximum(a.peaks + (int64)map * a.width, a.width), a.width, &x, &y);
+    int column = (int)x, row = (int)y;
+    bool inside = column > 1 && column < a.width - 2 && row > 1 && row < a.height - 2;
+    a.patches[thread] =
+        inside ? gaussian_blur(a, map, column + thread % 5 - 2, row + thread % 25 / 5 - 2) : 1.0f;
+}
+
+__device__ const float LOG_FLOOR = 1e-10f;
+
+// Whether the rescaling of a blurred map matters: where a pixel around the peak is below the floor or NaN.
+__device__ inline bool is_low(const float* patch) {
+    for (int k = 0; k < 25; k++)
+        if (!(patch[k] >= LOG_FLOOR)) return true;
+    return false;
+}
+
+// Threads: persons * joints * width, after blur_patches. Works only for the few maps that need it.
+extern "C" __global__ void blur_low_maps(const DecodeArguments a) {
+    int thread = thread_index();
+    if (thread >= a.persons * a.joints * a.width) return;
+    int map = thread / a.width, column = thread % a.width;
+    if (!is_low(a.patches + 25 * (int64)map)) return;
+    Peak best = {gaussian_blur(a, map, column, 0), column};
+    for (int row = 1; row < a.height; row++) {
+        Peak next = {gaussian_blur(a, map, column, row), row * a.width + column};
+        if (above(next, best)) best = next;
+    }
+    a.blurred[thread] = best;
+}
+
+// Threads: persons * joints, after blur_low_maps.
+extern "C" __global__ void decode_unbiased(const DecodeArguments a) {
+    int map = thread_index();
+    if (map >= a.persons * a.joints) return;
+    Peak peak = first_maximum(a.peaks + (int64)map * a.width, a.width);
+    const float* patch = a.patches + 25 * (int64)map;
+    float factor = 1;
+    if (is_low(patch)) factor = peak.value / first_maximum(a.blurred + (int64)map * a.width, a.width).value;
+    float p[5][5];
+    for (int k = 0; k < 25; k++) {
+        float value = patch[k] * factor;
+        p[k / 5][k % 5] = logf(value < LOG_FLOOR ? LOG_FLOOR : value);
+    }
+    float dx = 0.5f * (p[2][3] - p[2][1]);
+    float dy = 0.5f * (p[3][2] - p[1][2]);
+    float dxx = 0.25f * (p[2][4] - 2 * p[2][2] + p[2][0]);
+    float dyy = 0.25f * (p[4][2] - 2 * p[2][2] + p[0][2]);
+    float dxy = 0.25f * (p[3][3] - p[1][3] - p[3][1] + p[1][1]);
+    float determinant = dxx * dyy - dxy * dxy;
+    float x, y;
+    locate(peak, a.width, &x, &y);
+    if (determinant != 0) {
+        float inverse = 1 / determinant;
+        x += (dxy * dy - dyy * dx) * inverse;
+        y += (dxy * dx - dxx * dy) * inverse;
+    }
+    write_joint(a, map, x, y, peak.value);
+}
+
+// Threads: persons * joints, after find_maxima of both distributions.
+extern "C" __global__ void decode_simcc(const SimccArguments a) {
+    int joint = thread_index();
+    if (joint >= a.persons * a.joints) return;
+    Peak x = first_maximum(a.x + (int64)joint * a.columns, a.columns);
+    Peak y = first_maximum(a.y + (int64)joint * a.columns, a.columns);
+    // the lower of the two, and NaN where one is
+    float score = x.value != x.value || x.value < y.value ? x.value : y.value;
+    bool found = !(score <= 0);
+    float column = found ? x.place : -1, row = found ? y.place : -1;
+    write_keypoint(a.keypoints + 3 * joint, a.crops[joint / a.joints], column / a.split_ratio,
+                   row / a.split_ratio, score, a.width, a.height, a.clip);
+}

@@ -58,7 +58,9 @@ static int size_of(void (*)(Arguments)) {
     return sizeof(Arguments);
 }
 
-#define EVERY_KERNEL(use) use(warp_normalize)
+#define EVERY_KERNEL(use)                                                                          \
+    use(warp_normalize) use(merge_flip) use(find_maxima) use(find_blurred_maxima) use(decode_msra) \
+    use(decode_megvii) use(blur_patches) use(blur_low_maps) use(decode_unbiased) use(decode_simcc)
 
 // Run one kernel to its end. grid and block: three numbers each; arguments: pointers to the kernel's
 // arguments, as cuLaunchKernel takes them. Returns 0, or 1 where there is no kernel of that name.
