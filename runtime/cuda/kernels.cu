@@ -166,10 +166,11 @@ struct DecodeArguments {
 
 struct SimccArguments {
     const Crop* crops;  // (persons)
-    const Peak* x;  // (persons * joints, columns), what find_maxima wrote of the distributions
+    const Peak* x;  // (persons * joints, x_columns), what find_maxima wrote of the distributions
     const Peak* y;
     float* keypoints;  // (persons, joints, 3)
-    int persons, joints, columns;
+    int persons, joints;
+    int x_columns, y_columns;
     int width, height;  // of the network's input
     float split_ratio;
     int clip;
@@ -330,7 +331,7 @@ extern "C" __global__ void decode_msra(const DecodeArguments a) {
     write_joint(a, map, x, y, peak.value);
 }
 
-__device__ inline float megvii_blur(const DecodeArguments& a, int map, int x, int y) {
+__device__ __noinline__ float megvii_blur(const DecodeArguments& a, int map, int x, int y) {
     int64 first = (int64)map * a.height * a.width;
     return a.half ? binomial_at((const uint16*)a.maps + first, a.height, a.width, x, y)
                   : binomial_at((const float*)a.maps + first, a.height, a.width, x, y);
@@ -374,7 +375,7 @@ extern "C" __global__ void decode_megvii(const DecodeArguments a) {
     write_joint(a, map, x, y, maximum / 255.0f + 0.5f);
 }
 
-__device__ inline float gaussian_blur(const DecodeArguments& a, int map, int x, int y) {
+__device__ __noinline__ float gaussian_blur(const DecodeArguments& a, int map, int x, int y) {
     float total = 0;
     for (int column = x - a.reach; column <= x + a.reach; column++) {
         if (column < 0 || column >= a.width) continue;
@@ -456,8 +457,8 @@ extern "C" __global__ void decode_unbiased(const DecodeArguments a) {
 extern "C" __global__ void decode_simcc(const SimccArguments a) {
     int joint = thread_index();
     if (joint >= a.persons * a.joints) return;
-    Peak x = first_maximum(a.x + (int64)joint * a.columns, a.columns);
-    Peak y = first_maximum(a.y + (int64)joint * a.columns, a.columns);
+    Peak x = first_maximum(a.x + (int64)joint * a.x_columns, a.x_columns);
+    Peak y = first_maximum(a.y + (int64)joint * a.y_columns, a.y_columns);
     // the lower of the two, and NaN where one is
     float score = x.value != x.value || x.value < y.value ? x.value : y.value;
     bool found = !(score <= 0);

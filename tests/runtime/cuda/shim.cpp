@@ -14,6 +14,7 @@ static thread_local dim3 gridDim, blockDim, blockIdx, threadIdx;
 
 #define __global__
 #define __device__
+#define __noinline__
 
 static float half_to_float(unsigned short bits) {
     unsigned exponent = bits >> 10 & 31, fraction = bits & 1023;
