@@ -67,7 +67,7 @@ __device__ inline Colour pixel_at(const Crop& crop, const float* yuv, int x, int
     }
     if (crop.format == NV12) {
         const uint8* pair = crop.chroma + (int64)(y / 2) * crop.chroma_pitch + (x & ~1);
-        float luma = (row[x] - yuv[0]) * yuv[1];
+        float luma = (row[x] > yuv[0] ? row[x] - yuv[0] : 0) * yuv[1];  // below black is black, as in OpenCV
         float u = pair[0] - 128.0f, v = pair[1] - 128.0f;
         return {level(luma + yuv[2] * v), level(luma + yuv[3] * u + yuv[4] * v), level(luma + yuv[5] * u)};
     }
