@@ -23,7 +23,7 @@ import pytest
 HERE = Path(__file__).parent
 REPORT = "STAND_IN_REPORT"  # where the child writes what became of its tests
 LIVING = ("device", "pinned", "streams", "events", "modules", "graphs", "executables", "contexts")
-SOURCES = ("fake_libcuda.cpp", "fake_device.hpp", "fake_kernels.hpp")
+INCLUDED = ("fake_device.hpp", "fake_kernels.hpp", "shim.cpp", "../../../runtime/cuda/kernels.cu")
 
 _outcomes: dict[Path, dict[str, tuple[str, str]]] = {}
 
@@ -39,7 +39,7 @@ def compiled(source: Path, name: str, *flags: str) -> Path:
     """
     if shutil.which("g++") is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("g++ is not installed")
-    content = source.read_bytes() + b"".join((HERE / other).read_bytes() for other in SOURCES)
+    content = source.read_bytes() + b"".join((HERE / other).read_bytes() for other in INCLUDED)
     key = hashlib.sha256(content + " ".join(flags).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"posedge-stand-in-{os.getuid()}-{key}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -57,7 +57,10 @@ def stand_in_environment(**settings: str) -> dict[str, str]:
     settings: what its first lines name, such as FAKE_CUDA_DEVICES.
     """
     driver = compiled(HERE / "fake_libcuda.cpp", "libcuda.so.1", "-Wl,-soname,libcuda.so.1")
-    kernels = compiled(HERE / "fake_test_kernels.cpp", "kernels.so")
+    own = compiled(HERE / "fake_test_kernels.cpp", "kernels.so")
+    cuda = HERE.parent.parent.parent / "runtime" / "cuda"
+    exact = ("-O2", "-ffp-contract=off", f"-I{cuda}")  # as the kernels are compiled: --fmad=false
+    kernels = compiled(HERE / "fake_posedge_kernels.cpp", "posedge.so", *exact)
     import posedge
 
     paths = [str(Path(posedge.__file__).parent.parent), str(HERE / "fakes"), os.environ.get("PYTHONPATH", "")]
@@ -65,9 +68,14 @@ def stand_in_environment(**settings: str) -> dict[str, str]:
         **os.environ,
         "LD_LIBRARY_PATH": f"{driver.parent}:{os.environ.get('LD_LIBRARY_PATH', '')}",
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "FAKE_CUDA_KERNELS": str(kernels),
+        "FAKE_CUDA_KERNELS": f"{own}:{kernels}",
         **settings,
     }
+
+
+def pytest_collection_finish() -> None:
+    if REPORT in os.environ:
+        gc.freeze()  # each test collects what it left; modules need no second look
 
 
 @pytest.hookimpl(tryfirst=True)

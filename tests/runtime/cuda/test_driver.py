@@ -14,6 +14,7 @@ import pytest
 from posedge.errors import DeviceError, MissingExtraError
 from posedge.runtime.cuda.context import Context
 from posedge.runtime.cuda.driver import BINDINGS, open_driver
+from posedge.runtime.cuda.kernels import KERNELS, WarpArguments
 from posedge.runtime.cuda.memory import DeviceBuffer, PinnedBuffer
 from posedge.runtime.cuda.modules import Module, pack
 from posedge.runtime.cuda.streams import Event, Stream
@@ -97,6 +98,21 @@ def test_arguments_are_aligned_as_in_c() -> None:
     assert len(packed) == 40
     with pytest.raises(TypeError, match="cannot be a int"):
         pack([3])  # type: ignore[list-item]
+
+
+def test_posedges_own_kernels_are_there(context: Context) -> None:
+    with Module(context, b"code") as module, Stream(context) as stream, DeviceBuffer(context, 64) as buffer:
+        for name in KERNELS:
+            module.function(name)
+        crops, batch = DeviceBuffer(context, 128), buffer  # one crop of no image: all border
+        crops.fill(0, stream=stream)
+        arguments = WarpArguments(crops.address, batch.address, None, 1, 2, 2, std=(1, 2, 4))
+        arguments.mean[:] = (1, 1, 1)
+        module.function("warp_normalize").launch((1, 1, 1), (2, 2, 1), [arguments], stream=stream)
+        got = np.empty((3, 2, 2), np.float32)
+        batch.download(got, stream=stream)
+        stream.synchronize()
+    assert np.array_equal(got, np.full((3, 2, 2), [[[-1.0]], [[-0.5]], [[-0.25]]]))
 
 
 def test_a_graph_repeats_what_was_captured(context: Context, cuda) -> None:
