@@ -105,5 +105,10 @@ class CpuKernels:
 
 
 @pytest.fixture(scope="session")
+def shim_compiler():
+    return compile_shim
+
+
+@pytest.fixture(scope="session")
 def kernels(tmp_path_factory):
     return CpuKernels(compile_shim(tmp_path_factory.mktemp("shim") / "kernels.so"))
