@@ -177,6 +177,12 @@ class StandIn:
         self._library.fake_reset()
 
 
+@pytest.fixture(scope="session")
+def stand_in_process() -> dict[str, str]:
+    """The environment for a program that a test starts on the stand-in."""
+    return stand_in_environment()
+
+
 @pytest.fixture
 def cuda() -> Iterator[StandIn | None]:
     """The stand-in driver of the child process; afterwards, nothing that the test made may be left."""
