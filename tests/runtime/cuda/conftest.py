@@ -15,15 +15,23 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import posedge
+from posedge.runtime.cuda.context import Context
+from posedge.runtime.cuda.driver import BINDINGS, open_driver
+from posedge.runtime.sessions.onnxruntime import OnnxRuntimeSession
+from posedge.runtime.spec import ModelSpec
 
 HERE = Path(__file__).parent
 REPORT = "STAND_IN_REPORT"  # where the child writes what became of its tests
 LIVING = ("device", "pinned", "streams", "events", "modules", "graphs", "executables", "contexts")
-INCLUDED = ("fake_device.hpp", "fake_kernels.hpp", "shim.cpp", "../../../runtime/cuda/kernels.cu")
+HEADERS = tuple(f"fake_{name}.hpp" for name in ("device", "work", "control", "kernels"))
+INCLUDED = (*HEADERS, "shim.cpp", "../../../runtime/cuda/kernels.cu")
 
 _outcomes: dict[Path, dict[str, tuple[str, str]]] = {}
 
@@ -61,8 +69,6 @@ def stand_in_environment(**settings: str) -> dict[str, str]:
     cuda = HERE.parent.parent.parent / "runtime" / "cuda"
     exact = ("-O2", "-ffp-contract=off", f"-I{cuda}")  # as the kernels are compiled: --fmad=false
     kernels = compiled(HERE / "fake_posedge_kernels.cpp", "posedge.so", *exact)
-    import posedge
-
     paths = [str(Path(posedge.__file__).parent.parent), str(HERE / "fakes"), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
@@ -183,6 +189,16 @@ def stand_in_process() -> dict[str, str]:
     return stand_in_environment()
 
 
+@pytest.fixture(params=BINDINGS)
+def context(request: pytest.FixtureRequest, cuda: StandIn | None) -> Iterator[Context | None]:
+    """A context on each binding, closed afterwards."""
+    if cuda is None:
+        yield None
+        return
+    with Context(driver=open_driver(request.param)) as opened:
+        yield opened
+
+
 @pytest.fixture
 def cuda() -> Iterator[StandIn | None]:
     """The stand-in driver of the child process; afterwards, nothing that the test made may be left."""
@@ -198,3 +214,29 @@ def cuda() -> Iterator[StandIn | None]:
     stand_in.forget_everything()  # so that one leak is one failure
     if not stand_in.lost:
         assert not left, f"left behind: {left}"
+
+
+@pytest.fixture
+def engine(small_pose: Path) -> Callable[..., bytes]:
+    """Makes engines of the small network for the stand-in."""
+
+    def make(**header: object) -> bytes:
+        import fake_trt
+
+        fake_trt.CALLS.clear()
+        return fake_trt.engine_bytes(small_pose.read_bytes(), **header)
+
+    return make
+
+
+@pytest.fixture
+def batch(small_spec: ModelSpec) -> np.ndarray:
+    width, height = small_spec.input_wh
+    return np.random.default_rng(0).standard_normal((21, 3, height, width), np.float32)
+
+
+@pytest.fixture
+def expected(small_pose: Path, small_spec: ModelSpec, batch: np.ndarray) -> np.ndarray:
+    """What the network gives for ``batch``."""
+    with OnnxRuntimeSession(small_pose, small_spec) as session:
+        return session.run(batch)[0]

@@ -4,8 +4,8 @@
 // the calls, their order, the copies and the kernels' arithmetic are right; it measures nothing.
 //
 // Environment: FAKE_CUDA_DEVICES (1), FAKE_CUDA_SM (86), FAKE_CUDA_MEMORY (bytes, 1 GiB), FAKE_CUDA_KERNELS
-// (libraries, see fake_kernels.hpp), FAKE_CUDA_FAIL (see fake_device.hpp). The fake_* functions at the end
-// are for tests, by ctypes.
+// (libraries, see fake_kernels.hpp), FAKE_CUDA_FAIL (see fake_device.hpp). The fake_* functions of
+// fake_control.hpp are for tests, by ctypes.
 #include "fake_device.hpp"
 #include <cstdio>
 #include <dlfcn.h>
@@ -240,161 +240,8 @@ int cuMemsetD8Async(Address to, unsigned char value, size_t bytes, Stream *strea
     if (!on_device(to, bytes)) return INVALID_VALUE;
     return submit(stream, [=] { memset((void *)to, value, bytes); });
 }
-
-int cuModuleLoadData(Module **module, const void *image) {
-    ENTER(cuModuleLoadData);
-    NOT_IN_CAPTURE;
-    if (*static_cast<const char *>(image) == 0) return INVALID_IMAGE;
-    return *module = remember(device().modules, new Module), SUCCESS;
-}
-int cuModuleLoadDataEx(Module **module, const void *image, unsigned, void *, void **) {
-    return cuModuleLoadData(module, image);
-}
-int cuModuleUnload(Module *module) {
-    ENTER(cuModuleUnload);
-    return forget<Module>(device().modules, module);
-}
-int cuModuleGetFunction(Kernel **kernel, Module *module, const char *name) {
-    ENTER(cuModuleGetFunction);
-    LOCK;
-    if (!device().modules.count(module)) return INVALID_HANDLE;
-    auto found = device().kernels.find(name);
-    if (found != device().kernels.end()) return *kernel = &found->second, SUCCESS;
-    std::string paths = getenv("FAKE_CUDA_KERNELS") ? getenv("FAKE_CUDA_KERNELS") : "";
-    for (size_t start = 0, end; start < paths.size(); start = end + 1) {
-        end = std::min(paths.find(':', start), paths.size());
-        void *library = dlopen(paths.substr(start, end - start).c_str(), RTLD_NOW);
-        if (!library) return INVALID_IMAGE;
-        auto symbol = [&](const char *prefix) { return dlsym(library, (prefix + std::string(name)).c_str()); };
-        if (!symbol("fake_run_")) continue;
-        using Sizes = const size_t *();
-        device().kernels[name] = {
-            reinterpret_cast<void (*)(const unsigned *, const unsigned *, void **)>(symbol("fake_run_")),
-            reinterpret_cast<Sizes *>(symbol("fake_sizes_"))(),
-            reinterpret_cast<Sizes *>(symbol("fake_alignments_"))()};
-        return *kernel = &device().kernels[name], SUCCESS;
-    }
-    return NOT_FOUND;
-}
-int cuLaunchKernel(Kernel *kernel, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                   unsigned, Stream *stream, void **parameters, void **extra) {
-    ENTER(cuLaunchKernel);
-    if (!gx || !gy || !gz || !bx || !by || !bz || bx * by * bz > 1024) return INVALID_VALUE;
-    // the arguments are copied now: the caller's memory may go once the call returns
-    std::vector<std::vector<char>> copies;
-    const char *packed = extra ? static_cast<const char *>(extra[1]) : nullptr;  // CU_LAUNCH_PARAM_BUFFER_POINTER
-    size_t offset = 0;
-    for (int i = 0; kernel->sizes[i]; ++i) {
-        offset = (offset + kernel->alignments[i] - 1) / kernel->alignments[i] * kernel->alignments[i];
-        const char *from = packed ? packed + offset : static_cast<const char *>(parameters[i]);
-        copies.emplace_back(from, from + kernel->sizes[i]);
-        offset += kernel->sizes[i];
-    }
-    if (packed && *static_cast<size_t *>(extra[3]) != offset) return INVALID_VALUE;
-    return submit(stream, [=]() mutable {
-        std::vector<void *> arguments;
-        for (auto &argument : copies) arguments.push_back(argument.data());
-        const unsigned grid[] = {gx, gy, gz}, block[] = {bx, by, bz};
-        kernel->run(grid, block, arguments.data());
-    });
-}
-int cuLaunchHostFunc(Stream *stream, void (*function)(void *), void *data) {
-    ENTER(cuLaunchHostFunc);
-    return submit(stream, [=] { function(data); });
 }
 
-int cuStreamBeginCapture_v2(Stream *stream, int mode) {
-    ENTER(cuStreamBeginCapture);
-    LOCK;
-    if (!stream || stream->capture) return CAPTURE_UNSUPPORTED;
-    stream->capture = std::make_shared<Graph>();
-    stream->mode = mode;
-    return stream->thread = std::this_thread::get_id(), SUCCESS;
-}
-int cuStreamEndCapture(Stream *stream, Graph **graph) {
-    ENTER(cuStreamEndCapture);
-    LOCK;
-    if (!stream->capture) return CAPTURE_UNMATCHED;
-    bool invalid = stream->invalid;
-    *graph = invalid ? nullptr : remember(device().graphs, new Graph(*stream->capture));
-    stream->capture = nullptr;
-    stream->invalid = false;
-    return invalid ? CAPTURE_INVALIDATED : SUCCESS;
-}
-int cuStreamIsCapturing(Stream *stream, int *status) {
-    ENTER(cuStreamIsCapturing);
-    return *status = !stream || !stream->capture ? 0 : stream->invalid ? 2 : 1, SUCCESS;
-}
-int cuGraphInstantiateWithFlags(Graph **executable, Graph *graph, unsigned long long) {
-    ENTER(cuGraphInstantiate);
-    if (!device().graphs.count(graph)) return INVALID_VALUE;
-    return *executable = remember(device().executables, new Graph(*graph)), SUCCESS;
-}
-int cuGraphLaunch(Graph *executable, Stream *stream) {
-    ENTER(cuGraphLaunch);
-    if (!device().executables.count(executable)) return INVALID_VALUE;
-    return submit(stream, [=] { for (auto &node : executable->nodes) node(); });
-}
-int cuGraphDestroy(Graph *graph) {
-    ENTER(cuGraphDestroy);
-    return forget<Graph>(device().graphs, graph);
-}
-int cuGraphExecDestroy(Graph *executable) {
-    ENTER(cuGraphExecDestroy);
-    return forget<Graph>(device().executables, executable);
-}
+#include "fake_work.hpp"
 
-int cuGetErrorName(int code, const char **name) {
-    static const std::map<int, const char *> names = {
-        {0, "CUDA_SUCCESS"}, {1, "CUDA_ERROR_INVALID_VALUE"}, {2, "CUDA_ERROR_OUT_OF_MEMORY"},
-        {3, "CUDA_ERROR_NOT_INITIALIZED"}, {46, "CUDA_ERROR_DEVICE_UNAVAILABLE"}, {100, "CUDA_ERROR_NO_DEVICE"},
-        {101, "CUDA_ERROR_INVALID_DEVICE"}, {200, "CUDA_ERROR_INVALID_IMAGE"},
-        {201, "CUDA_ERROR_INVALID_CONTEXT"}, {209, "CUDA_ERROR_NO_BINARY_FOR_GPU"},
-        {400, "CUDA_ERROR_INVALID_HANDLE"}, {500, "CUDA_ERROR_NOT_FOUND"}, {600, "CUDA_ERROR_NOT_READY"},
-        {700, "CUDA_ERROR_ILLEGAL_ADDRESS"}, {719, "CUDA_ERROR_LAUNCH_FAILED"},
-        {900, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"}, {901, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"},
-        {903, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED"}, {905, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION"}};
-    auto found = names.find(code);
-    return *name = found == names.end() ? nullptr : found->second, found == names.end() ? INVALID_VALUE : SUCCESS;
-}
-int cuGetErrorString(int code, const char **text) { return cuGetErrorName(code, text); }
-
-// The functions of the driver by the name without its version suffix, as the bindings ask for them.
-int cuGetProcAddress_v2(const char *name, void **address, int, unsigned long long, int *status) {
-    static void *self = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
-    *address = nullptr;
-    if (strcmp(name, "cuGetProcAddress") == 0) *address = reinterpret_cast<void *>(cuGetProcAddress_v2);
-    for (const char *suffix : {"_v2", "WithFlags", ""})
-        if (!*address && strncmp(name, "fake_", 5)) *address = dlsym(self, (std::string(name) + suffix).c_str());
-    if (status) *status = *address ? 0 : 1;
-    return *address ? SUCCESS : NOT_FOUND;
-}
-int cuGetProcAddress(const char *name, void **address, int version, unsigned long long flags) {
-    return cuGetProcAddress_v2(name, address, version, flags, nullptr);
-}
-
-// --- for tests
-long fake_calls(const char *name) { LOCK; return device().calls[name]; }
-void fake_fail(const char *name, long nth, int code) { LOCK; plan_fault(name, nth, code); }
-// takes back faults, a lost device and limits; what is allocated stays
-void fake_reset() { LOCK; device().faults.clear(), device().lost = 0, device().limit = size_t(1) << 30; }
-// as if the process began anew: what a lost device left behind cannot be freed by those who made it
-void fake_forget_everything() {
-    LOCK;
-    Device &d = device();
-    d.memory.clear(), d.pinned.clear(), d.streams.clear(), d.events.clear(), d.modules.clear();
-    d.graphs.clear(), d.executables.clear(), d.used = 0, d.retained = 0;
-}
-void fake_limit(size_t bytes) { LOCK; device().limit = bytes; }
-size_t fake_used() { LOCK; return device().used; }
-const char *fake_log() { LOCK; return device().log.c_str(); }
-void fake_clear_log() { LOCK; device().log.clear(); }
-// what lives now: device and pinned allocations, streams, events, modules, graphs, executables, retained contexts
-void fake_live(long *counts) {
-    LOCK;
-    Device &d = device();
-    const size_t live[] = {d.memory.size(), d.pinned.size(), d.streams.size(), d.events.size(),
-                           d.modules.size(), d.graphs.size(), d.executables.size(), size_t(d.retained)};
-    for (int i = 0; i < 8; ++i) counts[i] = long(live[i]);
-}
-}
+#include "fake_control.hpp"

@@ -1,50 +1,24 @@
 """TensorRTSession on stand-ins for TensorRT and libcuda, against the same network in onnxruntime."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from posedge.errors import DeviceError, GraphError, MissingExtraError, SessionError
+from posedge.errors import SessionError
 from posedge.runtime.cuda.context import Context
 from posedge.runtime.cuda.memory import DeviceBuffer
 from posedge.runtime.cuda.streams import Stream
 from posedge.runtime.cuda.workspace import Workspace
-from posedge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from posedge.runtime.sessions.tensorrt import TensorRTSession
 from posedge.runtime.spec import ModelSpec
 
 pytestmark = pytest.mark.stand_in
 
 Engine = Callable[..., bytes]
-
-
-@pytest.fixture
-def engine(small_pose: Path, cuda) -> Engine:
-    """Makes engines of the small network for the stand-in."""
-
-    def make(**header: object) -> bytes:
-        import fake_trt
-
-        fake_trt.CALLS.clear()
-        return fake_trt.engine_bytes(small_pose.read_bytes(), **header)
-
-    return make
-
-
-@pytest.fixture
-def batch(small_spec: ModelSpec) -> np.ndarray:
-    width, height = small_spec.input_wh
-    return np.random.default_rng(0).standard_normal((21, 3, height, width), np.float32)
-
-
-@pytest.fixture
-def expected(small_pose: Path, small_spec: ModelSpec, batch: np.ndarray) -> np.ndarray:
-    """What the network gives for ``batch``."""
-    with OnnxRuntimeSession(small_pose, small_spec) as session:
-        return session.run(batch)[0]
 
 
 @pytest.fixture(params=["8.6.2", "10.0.1", "10.3.0", "10.16.2", "11.4.1", "rtx"])
@@ -248,86 +222,24 @@ def test_the_runtime_cache_is_kept_and_read_again(
     assert cache.read_bytes() == b"kernels"
 
 
-def test_a_refused_engine_says_what_is_here_and_what_to_do(engine: Engine, small_spec: ModelSpec) -> None:
-    words = "The engine plan file is generated on an incompatible device"
-    with pytest.raises(SessionError) as caught:
-        TensorRTSession(engine(refuse=words), small_spec, where="out/int8.engine")
-    for part in ("out/int8.engine", words, "tensorrt 10.3.0", "stand-in device", "8.6", "posedge build"):
-        assert part in str(caught.value)
-    with pytest.raises(SessionError, match="magicTag"):
-        TensorRTSession(b"no engine at all", small_spec)
-
-
-def test_an_engine_of_another_model_is_refused(engine: Engine, small_spec: ModelSpec) -> None:
-    from dataclasses import replace
-
-    for wrong, said in (
-        (replace(small_spec, input_name="picture"), "input_name is 'picture'"),
-        (replace(small_spec, output_name="simcc"), "none of the engine's outputs"),
-        (replace(small_spec, input_wh=(64, 64)), "by the spec it is"),
-    ):
-        with pytest.raises(GraphError, match=said):
-            TensorRTSession(engine(), wrong)
-
-
-def test_no_room_says_how_much_was_asked_and_nothing_is_left(
-    engine: Engine, small_spec: ModelSpec, cuda
+def test_threads_take_turns(
+    engine: Engine, small_spec: ModelSpec, batch: np.ndarray, expected: np.ndarray
 ) -> None:
-    cuda.limit(1 << 20)
-    with Context() as context:
-        for header in ({"weights": 1 << 24}, {"workspace": 1 << 24}, {"largest": 64}):
-            with pytest.raises(DeviceError, match=r"bytes were asked for, [\d,]+ of 1,048,576 are free"):
-                TensorRTSession(engine(**header), small_spec, context=context)
-        assert cuda.live() == {name: int(name == "contexts") for name in cuda.live()}
-        TensorRTSession(engine(), small_spec, context=context).close()  # one that fits still does
-
-
-def test_a_lost_device_is_said_and_the_session_closes(
-    engine: Engine, small_spec: ModelSpec, batch: np.ndarray, cuda
-) -> None:
-    session = TensorRTSession(engine(), small_spec)
-    session.run(batch[:2])
-    cuda.fail("cuStreamSynchronize", 1, 700)
-    with pytest.raises(DeviceError, match="CUDA_ERROR_ILLEGAL_ADDRESS"):
-        session.run(batch[:2])
-    with pytest.raises(DeviceError, match="the device was lost"):
-        session.run(batch[:2])
-    session.close()
-    session.close()
-    cuda.lost = True
-
-
-def test_a_failed_run_leaves_the_session_usable(
-    engine: Engine, small_spec: ModelSpec, batch: np.ndarray, expected: np.ndarray, cuda
-) -> None:
-    with TensorRTSession(engine(), small_spec, graphs=0) as session:
-        session.run(batch[:2])
-        cuda.fail("cuLaunchHostFunc", 1, 1)
-        with pytest.raises(SessionError, match=r"tensorrt 10.3.0 cannot run: it gives no reason"):
-            session.run(batch[:2])
-        np.testing.assert_allclose(session.run(batch[:2])[0], expected[:2], atol=1e-5)
-
-
-def test_what_does_not_fit_is_refused(engine: Engine, small_spec: ModelSpec, batch: np.ndarray) -> None:
+    results: dict[int, np.ndarray] = {}
     with TensorRTSession(engine(), small_spec) as session:
-        for wrong in (batch[0], batch.astype(np.float64), batch[:, :, 1:]):
-            with pytest.raises(SessionError, match=r"a batch is float32 \(N, 3, 64, 48\)"):
-                session.run(wrong)
-        for count in (0, 9):
-            with pytest.raises(SessionError, match="takes 1 to 8"):
-                session.run_on_device(count)
-    with pytest.raises(SessionError, match="the session is closed"):
-        session.run(batch)
 
+        def work(first: int) -> None:
+            for _ in range(5):
+                results[first] = session.run(batch[first : first + 3])[0]
 
-def test_a_library_that_is_not_there(
-    engine: Engine, small_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    with pytest.raises(MissingExtraError, match=r"posedge\[tensorrt-rtx\]"):
-        TensorRTSession(engine(), small_spec, library="tensorrt_rtx")
-    with pytest.raises(SessionError, match="is no TensorRT library"):
-        TensorRTSession(engine(), small_spec, library="openvino")
+        threads = [threading.Thread(target=work, args=(first,)) for first in (0, 3, 6, 9)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for first, maps in results.items():
+        np.testing.assert_allclose(maps, expected[first : first + 3], atol=1e-5)
+    assert len(results) == 4
 
 
 def test_a_buffer_of_the_caller_survives_the_session(
