@@ -47,7 +47,7 @@ class Context:
         self._lost: str | None = None
         self._handle: Handle | None = None
         self._process = os.getpid()
-        self._depth = threading.local()
+        self.depth = _Depth()
         self._owned: dict[int, Closable] = {}
         self._closing = threading.Lock()
         try:
@@ -71,31 +71,21 @@ class Context:
         """CUDA's name for what broke the device for this process, None while it works."""
         return self._lost
 
-    @contextmanager
-    def current(self, doing: str = "use the device", detail: str = "") -> Iterator[Driver]:
-        """Make the context current in this thread for a block, and map what CUDA says in it.
+    def current(self, doing: str = "use the device") -> "Current":
+        """Make the context current in this thread for a ``with`` block, which gets the driver.
 
-        doing: what the block does, in words after "cannot". Blocks may be nested; inner ones cost nothing.
+        doing: what the block does, in words after "cannot". Blocks may be nested; inner ones cost little.
 
         Raises DeviceError when the context is closed, lost, or of the process that this one was forked from,
         and for every driver call that fails inside.
         """
-        handle = self._usable(doing)
-        depth = getattr(self._depth, "value", 0)
-        try:
-            if depth == 0:
-                self.driver.push(handle)
-            self._depth.value = depth + 1
-            try:
-                yield self.driver
-            finally:
-                self._depth.value = depth
-                if depth == 0:
-                    self.driver.pop()
-        except CudaFailure as failure:
-            if failure.code in STICKY:
-                self._lost = failure.name
-            raise device_error(failure, doing, detail) from failure
+        return Current(self, doing)
+
+    def mapped(self, failure: CudaFailure, doing: str) -> DeviceError:
+        """The error for the user, and a note where the device is lost with it."""
+        if failure.code in STICKY:
+            self._lost = failure.name
+        return device_error(failure, doing)
 
     def allocating(self, doing: str, size: int) -> str:
         """Figures for an out-of-memory message: what was asked and what is free, as far as CUDA tells."""
@@ -163,7 +153,8 @@ class Context:
         except CudaFailure as failure:
             raise device_error(failure, "release the device") from failure
 
-    def _usable(self, doing: str) -> Handle:
+    def usable(self, doing: str) -> Handle:
+        """CUDA's handle. Raises DeviceError where the context cannot be used."""
         if self._process != os.getpid():
             raise DeviceError(
                 f"cannot {doing}: the device was opened in process {self._process} and this is a fork of it, "
@@ -187,6 +178,47 @@ class Context:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Depth(threading.local):
+    """How many ``current`` blocks a thread is in."""
+
+    value = 0
+
+
+class Current:
+    """What ``Context.current`` gives: written out, since every call on the hot path goes through it."""
+
+    __slots__ = ("_context", "_doing")
+
+    def __init__(self, context: Context, doing: str) -> None:
+        self._context = context
+        self._doing = doing
+
+    def __enter__(self) -> Driver:
+        context = self._context
+        handle = context.usable(self._doing)
+        if context.depth.value == 0:
+            try:
+                context.driver.push(handle)
+            except CudaFailure as failure:
+                raise context.mapped(failure, self._doing) from failure
+        context.depth.value += 1
+        return context.driver
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        context = self._context
+        context.depth.value -= 1
+        failed = error if isinstance(error, CudaFailure) else None
+        if context.depth.value == 0:
+            try:
+                context.driver.pop()
+            except CudaFailure as failure:
+                failed = failed or failure
+        if failed is not None:
+            raise context.mapped(failed, self._doing) from failed
 
 
 class Owned:
