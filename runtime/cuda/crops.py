@@ -36,8 +36,8 @@ CROP = np.dtype(
 )
 
 _FRACTION = float(2**32)
-# what fixed point of 32 integer bits can hold, with room for the last pixel
-_LARGEST_POSITION = float(2**31 - 2)
+# kernels count pixels in 32 bits; this leaves room for roundings
+_LARGEST_POSITION = float(2**30)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ struct WarpArguments {
     int count, height, width;
     int half;  // whether batch and mirrored are float16
     int bgr;  // whether plane 0 is blue and plane 2 red
-    int whole_levels;  // round to whole grey levels before normalising, as a crop of bytes is
+    int whole_levels;  // make the bytes that OpenCV 5 makes before normalising, else bilinear without rounding
     float mean[3], std[3];  // of the planes
     float yuv[6];  // of NV12: zero and gain of luma; red of V; green of U and of V; blue of U
 };
@@ -76,25 +76,53 @@ __device__ inline Colour pixel_at(const Crop& crop, const float* yuv, int x, int
     return {(float)pixel[2], (float)pixel[1], (float)pixel[0]};
 }
 
-// Bilinear, zero outside the image. Fixed point keeps the weights exact to 2^-32 pixel at any coordinate,
-// where float32 would lose digits in large images and float64 is slow on small devices.
-__device__ inline Colour sample(const Crop& crop, const float* yuv, int64 across, int64 down, float start) {
-    Colour total = {start, start, start};
-    int x = (int)(across >> 32), y = (int)(down >> 32);
-    if (x < -1 || x >= crop.width || y < -1 || y >= crop.height) return total;
-    float right = (float)(uint32)across * 2.3283064365386963e-10f;
-    float lower = (float)(uint32)down * 2.3283064365386963e-10f;
-    for (int row = 0; row < 2; row++) {
-        if (y + row < 0 || y + row >= crop.height) continue;
-        for (int column = 0; column < 2; column++) {
-            if (x + column < 0 || x + column >= crop.width) continue;
-            float weight = (row ? lower : 1 - lower) * (column ? right : 1 - right);
-            Colour pixel = pixel_at(crop, yuv, x + column, y + row);
-            total.red += weight * pixel.red;
-            total.green += weight * pixel.green;
-            total.blue += weight * pixel.blue;
-        }
+// The pixel before a position on an axis, and how far behind it the position is.
+struct Place {
+    int first;
+    float part;
+};
+
+// Fixed point keeps the part exact to 2^-32 pixel at any coordinate, where float32 would lose digits in large
+// images and float64 is slow on small devices.
+__device__ inline Place exact_place(int64 start, int64 step, int index) {
+    int64 position = start + index * step;
+    return {(int)(position >> 32), (float)(uint32)position * 2.3283064365386963e-10f};
+}
+
+__device__ inline float from_fixed(int64 value) { return (float)value * 2.3283064365386963e-10f; }
+
+__device__ inline Place single_place(float position) {
+    float first = floorf(position);
+    return {(int)first, position - first};
+}
+
+__device__ inline float between(float a, float b, float part) { return fmaf(part, b - a, a); }
+
+// Bilinear, zero outside the image.
+__device__ inline Colour sample(const Crop& crop, const WarpArguments& a, Place x, Place y) {
+    Colour p[2][2] = {};
+    for (int row = 0; row < 2; row++)
+        for (int column = 0; column < 2; column++)
+            if (x.first >= -column && x.first < crop.width - column && y.first >= -row &&
+                y.first < crop.height - row)
+                p[row][column] = pixel_at(crop, a.yuv, x.first + column, y.first + row);
+    if (a.whole_levels) {
+        // OpenCV's order of operations, which decides the last digit and so some of the roundings
+        Colour upper = {between(p[0][0].red, p[0][1].red, x.part), between(p[0][0].green, p[0][1].green, x.part),
+                        between(p[0][0].blue, p[0][1].blue, x.part)};
+        Colour lower = {between(p[1][0].red, p[1][1].red, x.part), between(p[1][0].green, p[1][1].green, x.part),
+                        between(p[1][0].blue, p[1][1].blue, x.part)};
+        return {rintf(between(upper.red, lower.red, y.part)), rintf(between(upper.green, lower.green, y.part)),
+                rintf(between(upper.blue, lower.blue, y.part))};
     }
+    Colour total = {0, 0, 0};
+    for (int row = 0; row < 2; row++)
+        for (int column = 0; column < 2; column++) {
+            float weight = (row ? y.part : 1 - y.part) * (column ? x.part : 1 - x.part);
+            total.red += weight * p[row][column].red;
+            total.green += weight * p[row][column].green;
+            total.blue += weight * p[row][column].blue;
+        }
     return total;
 }
 
@@ -112,12 +140,16 @@ extern "C" __global__ void warp_normalize(const WarpArguments a) {
     int n = blockIdx.z;
     if (x >= a.width || y >= a.height || n >= a.count) return;
     const Crop& crop = a.crops[n];
-    float start = a.whole_levels ? 0.5f : 0;  // cutting the fraction off then rounds
-    Colour colour = sample(crop, a.yuv, crop.left + x * crop.step_x, crop.top + y * crop.step_y, start);
+    Place across = exact_place(crop.left, crop.step_x, x), down = exact_place(crop.top, crop.step_y, y);
+    if (a.whole_levels) {
+        // OpenCV 5 has float32 positions, along x with one rounding and along y with two
+        across = single_place(fmaf(from_fixed(crop.step_x), x, from_fixed(crop.left)));
+        down = single_place(from_fixed(crop.step_y) * y + from_fixed(crop.top));
+    }
+    Colour colour = sample(crop, a, across, down);
     float planes[3] = {a.bgr ? colour.blue : colour.red, colour.green, a.bgr ? colour.red : colour.blue};
     for (int plane = 0; plane < 3; plane++) {
-        float value = a.whole_levels ? (float)(int)planes[plane] : planes[plane];
-        value = (value - a.mean[plane]) / a.std[plane];
+        float value = (planes[plane] - a.mean[plane]) / a.std[plane];
         int64 row = (((int64)n * 3 + plane) * a.height + y) * a.width;
         store(a.batch, a.half, row + x, value);
         if (a.mirrored) store(a.mirrored, a.half, row + a.width - 1 - x, value);

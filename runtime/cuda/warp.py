@@ -45,7 +45,8 @@ def warp_launch(
 
     crops: address of ``count`` records of CROP. batch: address of the result (count, 3, H, W), float16 where
     ``half``, else float32. mirrored: where the mirrored crops of the flip test go, 0 for nowhere.
-    whole_levels: round the crop to whole grey levels as the CPU's does; without, it is exactly bilinear.
+    whole_levels: make the bytes that OpenCV 5 makes on the CPU, which the model was calibrated and measured
+        with, rounding to whole grey levels; else the crop is exactly bilinear.
     yuv: the colour standard of NV12 images. Raises DataError for too many crops or an unknown standard.
     """
     if count == 0:

@@ -50,9 +50,9 @@ def test_a_device_newer_than_nvrtc_gets_ptx(nvrtc, tmp_path):
     assert compiled.image.endswith(b"\0")
     for kernel in KERNELS:
         assert f".entry {kernel}(".encode() in compiled.image
-    warp = compiled.image.partition(b".entry warp_normalize(")[2].partition(b".entry ")[0]
-    assert b"mul.rn.f32" in warp
-    assert b"fma.rn.f32" not in warp, "a contraction would round otherwise than numpy"
+    simcc = compiled.image.partition(b".entry decode_simcc(")[2].partition(b".entry ")[0]
+    assert b"mul.rn.f32" in simcc
+    assert b"fma.rn.f32" not in simcc, "a contraction would round otherwise than numpy"
 
 
 @pytest.mark.parametrize(
