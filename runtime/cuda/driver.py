@@ -1,7 +1,7 @@
 """The driver calls that posedge makes, as a protocol, and the choice between its implementations.
 
-``cuda_python.py`` implements it on cuda-bindings and ``pycuda.py`` on PyCUDA. The classes that the rest of
-posedge uses (``context.py``, ``memory.py``, ``streams.py``, ``modules.py``) are written once, on top of it.
+``cuda_python.py`` implements it on cuda-bindings and ``pycuda.py`` on PyCUDA. The classes of ``context.py``,
+``memory.py``, ``streams.py`` and ``modules.py`` are written once, on top of it.
 """
 
 import importlib

@@ -32,6 +32,9 @@ int cuGetProcAddress(const char *name, void **address, int version, unsigned lon
     return cuGetProcAddress_v2(name, address, version, flags, nullptr);
 }
 
+// NVRTC looks for a table that only NVIDIA's driver has, and does without.
+int cuGetExportTable(const void **table, const void *) { return *table = nullptr, NOT_FOUND; }
+
 // --- for tests
 long fake_calls(const char *name) { LOCK; return device().calls[name]; }
 void fake_fail(const char *name, long nth, int code) { LOCK; plan_fault(name, nth, code); }

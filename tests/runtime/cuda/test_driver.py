@@ -1,6 +1,6 @@
 """The driver layer on both bindings, on the stand-in for libcuda.
 
-cuda-python is the real package; PyCUDA is a stand-in with the attributes that posedge uses.
+cuda-python is the real package; PyCUDA is a stand-in with the attributes that are used here.
 """
 
 import ctypes

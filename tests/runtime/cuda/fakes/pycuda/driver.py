@@ -1,4 +1,4 @@
-"""A stand-in for ``pycuda.driver``: the attributes that posedge uses, on the stand-in for libcuda.
+"""A stand-in for ``pycuda.driver``: the attributes used here, on the stand-in for libcuda.
 
 Names, signatures, ownership and the words of errors are those of PyCUDA's sources (src/cpp/cuda.hpp,
 src/wrapper/wrap_cudadrv.cpp, pycuda/driver.py). It shows that posedge calls PyCUDA as it is, no more.
