@@ -91,8 +91,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     if pyfuncitem.path not in _outcomes:
         _outcomes[pyfuncitem.path] = _run_in_child(pyfuncitem)
-    missing = ("failed", "the child process ended before this test; see the output of the file's first test")
-    outcome, words = _outcomes[pyfuncitem.path].get(pyfuncitem.nodeid, missing)
+    outcome, words = _outcomes[pyfuncitem.path][pyfuncitem.nodeid]
     if outcome == "failed":
         pytest.fail(words, pytrace=False)
     if outcome == "skipped":
@@ -115,13 +114,13 @@ def _run_in_child(item: pytest.Function) -> dict[str, tuple[str, str]]:
             text=True,
             timeout=300,
         )
-        print(done.stdout[-20000:], done.stderr[-5000:])
         outcomes: dict[str, tuple[str, str]] = {}
         for line in report.read_text().splitlines():
             name, outcome, words = json.loads(line)
             if outcomes.get(name, ("passed", ""))[0] == "passed":  # setup, call and teardown: the worst stays
                 outcomes[name] = outcome, words
-    return outcomes
+    ended = f"the child process ended before this test:\n{done.stdout[-2000:]}\n{done.stderr[-5000:]}"
+    return {name: outcomes.get(name, ("failed", ended)) for name in selected}
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
