@@ -115,19 +115,22 @@ def _run_in_child(item: pytest.Function) -> dict[str, tuple[str, str]]:
             timeout=300,
         )
         outcomes: dict[str, tuple[str, str]] = {}
+        finished = set()
         for line in report.read_text().splitlines():
-            name, outcome, words = json.loads(line)
+            name, when, outcome, words = json.loads(line)
+            if when == "teardown":
+                finished.add(name)
             if outcomes.get(name, ("passed", ""))[0] == "passed":  # setup, call and teardown: the worst stays
                 outcomes[name] = outcome, words
-    ended = f"the child process ended before this test:\n{done.stdout[-2000:]}\n{done.stderr[-5000:]}"
-    return {name: outcomes.get(name, ("failed", ended)) for name in selected}
+    ended = f"the child process ended before this test did:\n{done.stdout[-2000:]}\n{done.stderr[-5000:]}"
+    return {name: outcomes[name] if name in finished else ("failed", ended) for name in selected}
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if REPORT in os.environ:
         words = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
         with open(os.environ[REPORT], "a") as file:
-            file.write(json.dumps([report.nodeid, report.outcome, words]) + "\n")
+            file.write(json.dumps([report.nodeid, report.when, report.outcome, words]) + "\n")
 
 
 class StandIn:
