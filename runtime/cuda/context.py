@@ -49,7 +49,7 @@ class Context:
         self._process = os.getpid()
         self.depth = _Depth()
         self._owned: dict[int, Closable] = {}
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()
         try:
             count = self.driver.device_count()
             if not 0 <= ordinal < count:
@@ -144,7 +144,8 @@ class Context:
                     made.close()
             finally:
                 handle, self._handle = self._handle, None
-                if self._lost is None and os.getpid() == self._process:
+                # None where something that was closed owned this context and closed it
+                if handle is not None and self._lost is None and os.getpid() == self._process:
                     self._release(handle)
 
     def _release(self, handle: Handle) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from ...errors import DeviceError
 from .context import Context, Owned
 from .driver import Driver, Handle
+from .failures import CudaFailure
 
 
 class Event(Owned):
@@ -84,8 +85,6 @@ class Stream(Owned):
 
     def _abandon(self, driver: Driver) -> None:
         """End a capture that is of no use, without hiding why."""
-        from .failures import CudaFailure
-
         try:
             graph = driver.end_capture(self.handle)
         except CudaFailure:

@@ -39,7 +39,7 @@ class TensorRTSession:
     call ``run_on_device``, read ``outputs``. These buffers stay where they are and have room for
     ``max_batch`` items. Nothing is allocated after a batch size was run once.
 
-    Close it before the context. Raises what TensorRTEngine and Context raise.
+    Closing the context closes it too. Raises what TensorRTEngine and Context raise.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class TensorRTSession:
             )
             made.callback(self._batches.close)
             self._made = made.pop_all()
+        self.context.adopt(self)  # TensorRT must let go of its memory before the device is closed
 
     @property
     def spec(self) -> ModelSpec:
@@ -236,9 +237,11 @@ class TensorRTSession:
             if self._closed:
                 return
             self._closed = True
+            self.context.disown(self)
             try:
-                if not (self.context.lost or self.context.closed):
-                    self.stream.synchronize()  # nothing is freed under running work
+                with self.context.releasing("close a model") as driver:
+                    if driver is not None:
+                        self.stream.synchronize()  # nothing is freed under running work
             finally:
                 self._made.close()
 

@@ -101,10 +101,10 @@ class PreparedBatches:
             capture = capture or batch.graph is not None
             batch.drop_graph()
             self._engine.set_memory(batch.execution, workspace.address, workspace.size)
-        batch.generation = workspace.generation
         for _ in range(_TRIAL_RUNS):
             self.put(batch, self._stream)
         self._stream.synchronize()
+        batch.generation = workspace.generation  # a size whose trial failed is set up again
         if self._can_capture(batch) and (capture or self._graphs_left > 0):
             self._capture(batch)
         return batch

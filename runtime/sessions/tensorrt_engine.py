@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DeviceError, GraphError, MissingExtraError, SessionError
+from ...files import write_bytes
 from ..cuda.context import Context
 from ..spec import ModelSpec
 
@@ -127,8 +128,6 @@ class TensorRTEngine:
         """Write what TensorRT-RTX has compiled since, for the next process. Nothing without a cache file."""
         if self._cache is None or self._cache_file is None:
             return
-        from ...files import write_bytes
-
         with self.context.current("save the runtime cache"):
             data = bytes(self._cache.serialize())
         if not self._cache_file.exists() or self._cache_file.read_bytes() != data:
@@ -210,7 +209,10 @@ class TensorRTEngine:
         return SessionError(f"{self._where}: {self.library} cannot {doing}: {self._said()}")
 
     def _said(self) -> str:
-        return " / ".join(self._words[-3:]) or "it gives no reason"
+        """TensorRT's last words, once: they are not those of the next failure."""
+        said = " / ".join(self._words[-3:]) or "it gives no reason"
+        self._words.clear()
+        return said
 
     def _refused(self, library: str, size: int) -> SessionError:
         said = self._said()

@@ -1,5 +1,6 @@
 """What goes wrong with an engine, and what TensorRTSession says of it, on the stand-ins."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -73,6 +74,53 @@ def test_a_failed_run_leaves_the_session_usable(
         with pytest.raises(SessionError, match=r"tensorrt 10.3.0 cannot run: it gives no reason"):
             session.run(batch[:2])
         np.testing.assert_allclose(session.run(batch[:2])[0], expected[:2], atol=1e-5)
+
+
+def test_a_size_whose_setup_failed_is_set_up_again(
+    engine: Engine, small_spec: ModelSpec, batch: np.ndarray, expected: np.ndarray, cuda
+) -> None:
+    with TensorRTSession(engine(), small_spec) as session:
+        cuda.fail("cuLaunchHostFunc", 2, 1)  # in its second trial
+        with pytest.raises(SessionError, match="cannot run"):
+            session.run(batch[:2])
+        assert session.graph_sizes == ()
+        np.testing.assert_allclose(session.run(batch[:2])[0], expected[:2], atol=1e-5)
+        assert session.graph_sizes == (2,)
+
+
+def test_a_forked_worker_is_told_to_be_spawned(
+    engine: Engine, small_spec: ModelSpec, batch: np.ndarray
+) -> None:
+    with TensorRTSession(engine(), small_spec) as session:
+        session.run(batch[:2])
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                session.run(batch[:2])
+            except DeviceError as error:
+                session.close()
+                os.write(write, str(error).encode())
+            finally:
+                os._exit(0)
+        os.close(write)
+        with open(read) as said:
+            assert "get_context('spawn')" in said.read()
+        os.waitpid(child, 0)
+        session.run(batch[:2])  # the parent's still works
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_closing_the_context_closes_the_session(
+    engine: Engine, small_spec: ModelSpec, batch: np.ndarray, cuda, own: bool
+) -> None:
+    session = TensorRTSession(engine(), small_spec, context=None if own else Context())
+    session.run(batch[:2])
+    session.context.close()
+    assert not any(cuda.live().values())
+    with pytest.raises(SessionError, match="the session is closed"):
+        session.run(batch[:2])
+    session.close()
 
 
 def test_what_does_not_fit_is_refused(engine: Engine, small_spec: ModelSpec, batch: np.ndarray) -> None:
