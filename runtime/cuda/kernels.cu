@@ -108,12 +108,14 @@ __device__ inline Colour sample(const Crop& crop, const WarpArguments& a, Place 
                 p[row][column] = pixel_at(crop, a.yuv, x.first + column, y.first + row);
     if (a.whole_levels) {
         // OpenCV's order of operations, which decides the last digit and so some of the roundings
-        Colour upper = {between(p[0][0].red, p[0][1].red, x.part), between(p[0][0].green, p[0][1].green, x.part),
-                        between(p[0][0].blue, p[0][1].blue, x.part)};
-        Colour lower = {between(p[1][0].red, p[1][1].red, x.part), between(p[1][0].green, p[1][1].green, x.part),
-                        between(p[1][0].blue, p[1][1].blue, x.part)};
-        return {rintf(between(upper.red, lower.red, y.part)), rintf(between(upper.green, lower.green, y.part)),
-                rintf(between(upper.blue, lower.blue, y.part))};
+        Colour rows[2];
+        for (int row = 0; row < 2; row++)
+            rows[row] = {between(p[row][0].red, p[row][1].red, x.part),
+                         between(p[row][0].green, p[row][1].green, x.part),
+                         between(p[row][0].blue, p[row][1].blue, x.part)};
+        return {rintf(between(rows[0].red, rows[1].red, y.part)),
+                rintf(between(rows[0].green, rows[1].green, y.part)),
+                rintf(between(rows[0].blue, rows[1].blue, y.part))};
     }
     Colour total = {0, 0, 0};
     for (int row = 0; row < 2; row++)
@@ -377,12 +379,12 @@ extern "C" __global__ void decode_megvii(const DecodeArguments a) {
     Peak peak = first_maximum(a.blurred + (int64)map * a.width, a.width);
     float factor = 1, maximum = top;
     if (!(peak.value > 0)) {
-        // Rescaled to its old maximum, a map without a positive blurred peak is NaN, or keeps its order and
-        // has nothing positive, or turns its sign; only then its peak is elsewhere.
+        // Rescaled to its old maximum, a map without a positive blurred peak is NaN, or keeps its order, or
+        // turns its sign; only then its peak is elsewhere.
         factor = top / peak.value;
         if (factor != factor) {
             peak = {factor, 0};
-        } else if (factor < 0 || factor - factor != 0) {
+        } else if (factor < 0) {
             peak = {megvii_blur(a, map, 0, 0) * factor, 0};
             for (int place = 1; place < a.height * a.width; place++) {
                 Peak next = {megvii_blur(a, map, place % a.width, place / a.width) * factor, place};
@@ -413,7 +415,8 @@ __device__ __noinline__ float gaussian_blur(const DecodeArguments& a, int map, i
         if (column < 0 || column >= a.width) continue;
         float sum = 0;
         for (int row = y - a.reach; row <= y + a.reach; row++)
-            if (row >= 0 && row < a.height) sum += a.weights[row - y + a.reach] * map_value(a, map, column, row);
+            if (row >= 0 && row < a.height)
+                sum += a.weights[row - y + a.reach] * map_value(a, map, column, row);
         total += sum * a.weights[column - x + a.reach];
     }
     return total;

@@ -76,6 +76,10 @@ def odd_maps(width, height):
         single[y, x] = 0.75  # all zero but one: the unbiased decoder's floor
         found.append(single)
         found.append(single - 0.125)  # one positive among negative: Megvii's rescaling turns the sign
+    balanced = np.zeros((height, width))  # blurred it has no positive pixel, and zeros
+    balanced[: min(3, height), : min(3, width)] = -1
+    balanced[min(1, height - 1), min(1, width - 1)] = 0.5
+    found.append(balanced)
     for value in (np.nan, np.inf, -np.inf):
         spoiled = rng.normal(size=(height, width))
         spoiled[height // 2, width // 2] = value
@@ -126,6 +130,20 @@ def test_odd_maps_of_the_unbiased_decoder(kernels, size, dtype, blur):
     # without the last: one -inf far from the peak makes NaN of the CPU's matrix product, and of nothing else
     maps = odd_maps(*size)[:-1].astype(dtype)[None]
     compare(kernels, heatmap_spec("unbiased", size, maps.shape[1], (), blur=blur), [maps])
+
+
+@pytest.mark.parametrize("codec", ["msra", "megvii"])
+def test_a_symmetric_peak_is_moved_to_no_side(kernels, codec):
+    """Both neighbours of the peak must be rounded alike."""
+    half = np.random.default_rng(3).uniform(0, 1, (1, 50, 15, 7)).astype(np.float32)
+    half[..., 5:10, 6] += 4  # so that the blurred peak is in the middle too
+    half[..., 7, 6] += 4
+    maps = np.concatenate([half, half[..., -2::-1]], axis=3)
+    maps += maps[..., ::-1, :]
+    found = compare(kernels, heatmap_spec(codec, (13, 15), 50, ()), [maps], atol=0)
+    np.testing.assert_array_equal(
+        found, np.broadcast_to(np.array([6, 7]) + (codec == "megvii") / 2, found.shape)
+    )
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -81,6 +81,15 @@ def test_real_images_in_whole_levels_are_the_bytes_of_the_cpu(kernels, real, mon
             np.testing.assert_array_equal(batch, crops.batch)
 
 
+def test_halves_are_rounded_to_even(kernels):
+    """As OpenCV rounds. A crop twice as large as its box has nothing but whole, half and quarter levels."""
+    spec = ModelSpec("double", input_wh=(48, 64), mean=PLAIN.mean, std=PLAIN.std, box_padding=1.0)
+    image, boxes = noise(60, 50, 3), rectangles([8, 8, 32, 40], spec=spec)
+    exact = normalised(exact_bilinear(image, *boxes, spec), spec)
+    assert (exact % 1 == 0.5).mean() > 0.1
+    np.testing.assert_array_equal(kernels.warp(spec, image, *boxes), np.rint(exact))
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_the_mirrored_batch_is_the_batch_mirrored(kernels, half):
     image = noise(90, 70, 3)
