@@ -101,7 +101,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 def _run_in_child(item: pytest.Function) -> dict[str, tuple[str, str]]:
     """Outcome and words of every selected test of a file, by node id."""
-    selected = [other.nodeid for other in item.session.items if other.path == item.path]
+    selected = [
+        other.nodeid
+        for other in item.session.items
+        if other.path == item.path and other.get_closest_marker("stand_in")
+    ]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
         report.touch()
@@ -189,6 +193,13 @@ class StandIn:
 def stand_in_process() -> dict[str, str]:
     """The environment for a program that a test starts on the stand-in."""
     return stand_in_environment()
+
+
+@pytest.fixture(scope="session")
+def wrong_kernels() -> Path:
+    """posedge's kernels for the stand-in with one mistake: grey levels are cut instead of rounded."""
+    cuda = HERE.parent.parent.parent / "runtime" / "cuda"
+    return compiled(HERE / "fake_wrong_kernels.cpp", "wrong.so", "-O2", f"-I{cuda}")
 
 
 @pytest.fixture(params=BINDINGS)
