@@ -146,7 +146,7 @@ class PoseEstimator:
         return self._stream(self._open_pipeline(), numbered(images, boxes))
 
     def profile(self, image: object, boxes: ArrayLike, rounds: int = 10) -> dict[str, float]:
-        """Milliseconds of each stage for an image and its boxes: the median of ``rounds``, after one to warm up.
+        """Milliseconds of each stage for an image and its boxes: the median of ``rounds`` after a first one.
 
         On a GPU by events around "upload" (none for an image that is there), "warp", "network", "decode" and
         "download", started one by one: without the CUDA graph, so that the sum is above what a call takes.

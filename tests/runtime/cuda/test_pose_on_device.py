@@ -1,7 +1,7 @@
 """PoseEstimator on the stand-ins for libcuda and TensorRT gives what it gives on the CPU."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -39,10 +39,10 @@ def pictures(reference: Path) -> list[Picture]:
 
 
 @pytest.fixture
-def small_pictures(pictures: list[Picture]) -> Iterator[list[Picture]]:
+def small_pictures(pictures: list[Picture]) -> list[Picture]:
     """A person for each of the first pictures, none for one, and 11 for another."""
     persons = (1, 2, 0, 1, 11, 1, 3)
-    yield [
+    return [
         (image, np.resize(boxes, (count, 4)))
         for (image, boxes), count in zip(pictures * 4, persons, strict=False)
     ]
