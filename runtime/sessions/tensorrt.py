@@ -60,6 +60,7 @@ class TensorRTSession:
         self._where = where
         self._lock = threading.RLock()
         self._closed = False
+        self._shares_workspace = workspace is not None
         with ExitStack() as made:
             self.context = made.enter_context(Context()) if context is None else context
             self._engine = TensorRTEngine(engine, spec, self.context, library, where, cache)
@@ -130,6 +131,16 @@ class TensorRTSession:
     def no_graphs(self) -> str | None:
         """Why no CUDA graphs are captured here (any more); None where they are."""
         return self._batches.no_graphs
+
+    @property
+    def captures_itself(self) -> bool:
+        """Whether the library makes CUDA graphs of its own, which no other capture can hold."""
+        return self._engine.captures_itself
+
+    @property
+    def shares_workspace(self) -> bool:
+        """Whether the engine works in memory that other sessions may use too."""
+        return self._shares_workspace
 
     def warmup(self, sizes: Iterable[int] = (1,)) -> None:
         """Set up and capture batches of these sizes, so that later ones are as fast as they get.
