@@ -1,6 +1,6 @@
 """How fast posedge is on the CUDA device that is here, as ratios of figures of one run.
 
-    python -m posedge.benchmarks.gpu [--bundle DIR] [--out FILE.json] [--frames 10000]
+    python -m posedge.benchmarks.gpu [--bundle DIR [--variant NAME]] [--out FILE.json] [--frames 10000]
 
 Each kernel is first compared with numpy on the device; a mismatch ends the run. Then:
 
@@ -9,7 +9,7 @@ Each kernel is first compared with numpy on the device; a mismatch ends the run.
     throughput      persons per second of the whole pipeline over the engine alone, batches of 8: at least 0.9
     latency         p99 over p50 of a frame, over 2,000 frames: at most 1.2
     the usual way   time of OpenCV on the CPU, copies, numpy, one person at a time, over posedge's: at least 5
-    memory          allocations after warm-up, and bytes of device memory lost over all frames: 0
+    memory          allocations after warm-up, and bytes of device memory lost after it, over all frames: 0
 
 Kernels are timed by CUDA events. ``--bundle`` runs its engine; without one, a stack of convolutions in torch
 of the cost of RSN-18 stands in for the network, and without torch only the kernels are measured; the report
@@ -33,6 +33,8 @@ from ...runtime.cuda.gpu import require_gpu
 from .bench import FULL, QUICK, Bench
 from .decoding import check_decoders, decode_figures
 from .figures import Check, Figure, check_record, figure_record, table
+from .networks import open_network
+from .pipeline import pipeline_figures
 from .warp import check_warp, warp_figures
 
 _VERSIONS_OF = (
@@ -43,7 +45,10 @@ _VERSIONS_OF = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; 0, or 1 on an error."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.frames < 1:
+        parser.error("--frames must be at least 1")
     try:
         require_gpu(options.device)
         with Bench(QUICK if options.quick else FULL, options.device) as bench:
@@ -58,13 +63,19 @@ def _run(bench: Bench, options: argparse.Namespace, arguments: Sequence[str]) ->
     device = bench.context.device
     print(f"{device.name}, compute capability {'.'.join(map(str, device.capability))}", flush=True)
     checks = _checked(bench)
+    network, said = open_network(bench, options.bundle, options.variant)
+    print(f"network: {'; '.join(said)}", flush=True)
     bandwidth = bench.copy_bandwidth()
-    figures = [*warp_figures(bench, bandwidth), *decode_figures(bench, bandwidth)]
+    figures = [
+        *warp_figures(bench, bandwidth),
+        *decode_figures(bench, bandwidth),
+        *pipeline_figures(bench, network, options.frames),
+    ]
     meaningless = _meaningless(bench, options.quick)
     print(f"copy on the device: {bandwidth / 1000:.1f} GB/s, read and written\n")
     print(table(checks, figures, meaningless))
     if options.out:
-        record = _record(bench, arguments, bandwidth, checks, figures, meaningless)
+        record = _record(bench, arguments, bandwidth, checks, figures, meaningless) | {"network": said}
         write_text(options.out, json.dumps(record, indent=1) + "\n")
         print(f"\nwritten to {options.out}")
 
@@ -134,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         description="How fast posedge is on the CUDA device that is here, as ratios of figures of one run.",
     )
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle with an engine for this device")
+    parser.add_argument("--variant", help="which of its variants (default: the bundle's own default)")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="where to write the results")
     parser.add_argument("--frames", type=int, default=10_000, help="frames for memory (default 10000)")
     parser.add_argument("--device", type=int, default=0, help="number of the CUDA device (default 0)")

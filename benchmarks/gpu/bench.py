@@ -5,12 +5,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.cuda.context import Context
+from ...runtime.cuda.driver import Driver, open_driver
 from ...runtime.cuda.loaded import LoadedKernels
 from ...runtime.cuda.memory import DeviceBuffer
 from ...runtime.cuda.streams import Event, Stream
@@ -27,7 +28,9 @@ class Effort:
     persons, frame_wh: of the kernels' input. repeats: timed launches, and timed replays. in_graph: works in a
     replayed graph at least. rotated: bytes that successive works go through before the first comes again, so
     that no cache holds them. copied: bytes of the copy that measures the bandwidth.
-    batch: persons of a frame of the pipeline.
+    batch: persons of a frame of the pipeline. turns: in which the pipeline and what it is compared with take
+    part alternately. batches: frames of a turn. usual: frames of a turn of the usual way. latencies: frames
+    whose time is taken one by one.
     """
 
     persons: int = 32
@@ -37,10 +40,31 @@ class Effort:
     rotated: int = 512 << 20
     copied: int = 256 << 20
     batch: int = 8
+    turns: int = 7
+    batches: int = 200
+    usual: int = 10
+    latencies: int = 2000
 
 
 FULL = Effort()
-QUICK = Effort(2, (320, 180), 3, 2, 1 << 20, 1 << 20, 2)
+QUICK = Effort(2, (320, 180), 3, 2, 1 << 20, 1 << 20, 2, 1, 3, 1, 10)
+
+
+class CountingDriver:
+    """A driver that counts, in ``allocations``, those of device and page-locked memory and of graphs."""
+
+    _COUNTED = ("allocate", "allocate_pinned", "instantiate")
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self.allocations = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.allocations += name in self._COUNTED
+        found = getattr(self._driver, name)
+        if name not in self._COUNTED:
+            setattr(self, name, found)  # what is not counted costs nothing from now on
+        return found
 
 
 class Bench:
@@ -52,7 +76,8 @@ class Bench:
     def __init__(self, effort: Effort, ordinal: int = 0) -> None:
         self.effort = effort
         with ExitStack() as made:
-            self.context = made.enter_context(Context(ordinal))
+            self.driver = CountingDriver(open_driver())
+            self.context = made.enter_context(Context(ordinal, cast(Driver, self.driver)))
             self.stream = made.enter_context(Stream(self.context))
             self.kernels = made.enter_context(LoadedKernels(self.context))
             self._start = made.enter_context(Event(self.context, timing=True))

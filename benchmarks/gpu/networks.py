@@ -1,0 +1,60 @@
+"""Which network is measured: a bundle's engine, the torch stack where that cannot run, or none."""
+
+import tempfile
+from pathlib import Path
+
+from ...engines import BatchProfile, build_engine
+from ...errors import PosedgeError
+from ...runtime.bundle import Bundle, open_bundle
+from ...runtime.sessions.tensorrt import TensorRTSession
+from .bench import Bench
+from .torch_network import TorchNetwork
+
+Network = TensorRTSession | TorchNetwork
+
+
+def open_network(
+    bench: Bench, directory: Path | None, variant: str | None
+) -> tuple[Network | None, list[str]]:
+    """The network for the pipeline's figures, and what the report says of it; the bench's context closes it.
+
+    directory: of a bundle, or None. variant: None takes the bundle's default. An engine that is missing is
+    built here where TensorRT is. None where there is no TensorRT that can run and no torch either.
+
+    Raises BundleError for a bundle that is damaged or has no such variant.
+    """
+    said = []
+    if directory is None:
+        said.append("no bundle was given")
+    else:
+        bundle = open_bundle(directory)
+        name = bundle.default_variant if variant is None else variant
+        bundle.variant(name)
+        try:
+            engine = _engine(bench, bundle, name)
+        except PosedgeError as error:
+            said.append(f"the engine of {directory.name} cannot run here: {error}")
+        else:
+            return engine, [f"{bundle.spec.name}, {name}, {engine.library}"]
+    try:
+        stand_in = TorchNetwork(bench.context, bench.stream, bench.effort.batch)
+    except PosedgeError as error:
+        return None, [*said, f"no stand-in for the network: {error}", "only the kernels were measured"]
+    return stand_in, [*said, f"a stack of convolutions ({stand_in.library}) stands in for the network"]
+
+
+def _engine(bench: Bench, bundle: Bundle, variant: str) -> TensorRTSession:
+    files = bundle.variant(variant)
+    if files.engine is not None:
+        library = str(files.engine_built_with).split()[0]
+        path = bundle.path(files.engine)
+        return _session(bench, bundle, path.read_bytes(), library, str(path))
+    largest = max(32, bench.effort.batch)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{variant}.engine"
+        built = build_engine(bundle.path(files.graph), path, BatchProfile(1, bench.effort.batch, largest))
+        return _session(bench, bundle, path.read_bytes(), built.flavour, f"the engine of {variant}")
+
+
+def _session(bench: Bench, bundle: Bundle, engine: bytes, library: str, where: str) -> TensorRTSession:
+    return TensorRTSession(engine, bundle.spec, library=library, context=bench.context, where=where)
