@@ -6,6 +6,7 @@ from pathlib import Path
 from ...engines import BatchProfile, build_engine
 from ...errors import PosedgeError
 from ...runtime.bundle import Bundle, open_bundle
+from ...runtime.cuda.context import Context
 from ...runtime.sessions.tensorrt import TensorRTSession
 from .bench import Bench
 from .torch_network import TorchNetwork
@@ -31,7 +32,7 @@ def open_network(
         name = bundle.default_variant if variant is None else variant
         bundle.variant(name)
         try:
-            engine = _engine(bench, bundle, name)
+            engine = bundle_session(bench.context, bundle, name, bench.effort.batch)
         except PosedgeError as error:
             said.append(f"the engine of {directory.name} cannot run here: {error}")
         else:
@@ -43,18 +44,21 @@ def open_network(
     return stand_in, [*said, f"a stack of convolutions ({stand_in.library}) stands in for the network"]
 
 
-def _engine(bench: Bench, bundle: Bundle, variant: str) -> TensorRTSession:
+def bundle_session(context: Context, bundle: Bundle, variant: str, batch: int) -> TensorRTSession:
+    """A variant's engine on a device; one that is missing is built for it, tuned for ``batch``.
+
+    Raises what TensorRTSession and build_engine raise.
+    """
     files = bundle.variant(variant)
     if files.engine is not None:
         library = str(files.engine_built_with).split()[0]
         path = bundle.path(files.engine)
-        return _session(bench, bundle, path.read_bytes(), library, str(path))
-    largest = max(32, bench.effort.batch)
+        return _session(context, bundle, path.read_bytes(), library, str(path))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{variant}.engine"
-        built = build_engine(bundle.path(files.graph), path, BatchProfile(1, bench.effort.batch, largest))
-        return _session(bench, bundle, path.read_bytes(), built.flavour, f"the engine of {variant}")
+        built = build_engine(bundle.path(files.graph), path, BatchProfile(1, batch, max(32, batch)))
+        return _session(context, bundle, path.read_bytes(), built.flavour, f"the engine of {variant}")
 
 
-def _session(bench: Bench, bundle: Bundle, engine: bytes, library: str, where: str) -> TensorRTSession:
-    return TensorRTSession(engine, bundle.spec, library=library, context=bench.context, where=where)
+def _session(context: Context, bundle: Bundle, engine: bytes, library: str, where: str) -> TensorRTSession:
+    return TensorRTSession(engine, bundle.spec, library=library, context=context, where=where)
