@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from posedge.runtime.bundle import open_bundle
 from posedge.runtime.cuda.context import Context
 from posedge.runtime.cuda.driver import open_driver
 from posedge.runtime.cuda.gpu import what_is_missing
+from posedge.runtime.cuda.memory import DeviceBuffer
 from posedge.runtime.pose import PoseEstimator
 from posedge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from posedge.runtime.sessions.tensorrt import TensorRTSession
@@ -101,6 +103,25 @@ def test_keypoints_are_those_of_the_cpu(model: Model, flip_test: bool) -> None:
             for keypoints, scores in (found, on_gpu(image, boxes)):
                 np.testing.assert_allclose(keypoints, wanted[0], rtol=0, atol=0.05)
                 np.testing.assert_allclose(scores, wanted[1], rtol=0, atol=0.01)
+
+
+def test_a_frame_on_the_device_is_read_where_it_is(model: Model) -> None:
+    image, boxes = model.pictures[2]
+    image = np.ascontiguousarray(image)
+    context = model.session.context
+    with PoseEstimator.from_session(model.session) as pose, DeviceBuffer(context, image.nbytes) as buffer:
+        buffer.upload(image, stream=model.session.stream)
+        model.session.stream.synchronize()
+        frame = SimpleNamespace(
+            __cuda_array_interface__={
+                "shape": image.shape,
+                "typestr": "|u1",
+                "data": (buffer.address, False),
+                "version": 3,
+            }
+        )
+        there, here = pose(frame, boxes), pose(image, boxes)
+    np.testing.assert_allclose(there[0], here[0], rtol=0, atol=0.05)
 
 
 def test_memory_stays_flat_and_nothing_is_allocated(model: Model, frames: int) -> None:

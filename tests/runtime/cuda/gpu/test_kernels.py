@@ -12,7 +12,7 @@ from posedge.runtime.cuda.decode import Decoder
 from posedge.runtime.cuda.loaded import LoadedKernels
 from posedge.runtime.cuda.memory import DeviceBuffer
 from posedge.runtime.cuda.streams import Stream
-from posedge.runtime.cuda.warp import warp_launch
+from posedge.runtime.cuda.warp import warp_launch, yuv_factors
 from posedge.runtime.joints import find_joints
 from posedge.runtime.spec import ModelSpec
 
@@ -74,6 +74,27 @@ def test_warp(memory: OnDevice, kernels: LoadedKernels, colours: str, half: bool
         for buffer, step in ((batch, 1), (mirrored, -1)):
             found = memory.get(buffer, expected.shape, kind)[..., ::step]
             np.testing.assert_allclose(found, expected, rtol=2**-11 if half else 0, atol=allowed)
+
+
+def test_warp_of_a_camera_frame(memory: OnDevice, kernels: LoadedKernels) -> None:
+    """NV12: pixels become colours as the standard says, and are interpolated then."""
+    rng = np.random.default_rng(0)
+    luma = rng.integers(0, 256, (90, 161), np.uint8)
+    chroma = rng.integers(0, 256, (45, 162), np.uint8)
+    zero, gain, red_v, green_u, green_v, blue_u = yuv_factors("bt709")
+    u, v = (chroma[:, k::2].astype(float).repeat(2, 0).repeat(2, 1)[:, :161] - 128 for k in (0, 1))
+    y = np.maximum(luma - zero, 0) * gain
+    colours = np.stack([y + blue_u * u, y + green_u * u + green_v * v, y + red_v * v], axis=-1)
+    centre, scale = crops_of(np.array([INSIDE, ACROSS], np.float32), SPEC)
+    expected = exact_batch(np.clip(colours, 0, 255), centre, scale, SPEC)
+    planes = memory.put(luma), memory.put(chroma)
+    image = DeviceImage(planes[0].address, 161, 90, 161, "nv12", planes[1].address, 162)
+    records = memory.put(crop_records(image, centre, scale, SPEC.input_wh))
+    batch = memory.room(expected.size * 4)
+    launches = warp_launch(SPEC, 2, records.address, batch.address, whole_levels=False, yuv="bt709")
+    kernels.launch(launches, stream=memory.stream)
+    found = memory.get(batch, expected.shape, np.float32)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("half", [False, True])
