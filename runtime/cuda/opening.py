@@ -1,14 +1,17 @@
 """A bundle's engine on the device that is here, if it runs on it."""
 
+from pathlib import Path
+
 from ...errors import PosedgeError
+from ...files import cache_directory, sha256_bytes
 from ..bundle import Bundle, rebuild_command
-from ..engine_files import trusted_engine
+from ..engine_files import foreign_engine, trusted_engine
 from ..sessions.tensorrt import TensorRTSession
-from ..sessions.tensorrt_engine import import_library
+from ..sessions.tensorrt_engine import LIBRARIES, import_library
 from ..spec import ModelSpec
 from ..target import Target, mismatch, target_here
 from .context import DeviceInfo
-from .gpu import what_is_missing
+from .gpu import is_installed, require_gpu, what_is_missing
 from .pipeline import DevicePipeline
 
 
@@ -52,12 +55,42 @@ def open_engine(
     engine: bytes, spec: ModelSpec, library: str, flip_test: bool, yuv: str = "bt601", *, where: str
 ) -> DevicePipeline:
     """The pipeline on an engine that the caller trusts."""
-    session = TensorRTSession(engine, spec, library=library, graphs=0, where=where)
+    cache = _runtime_cache(engine) if library == "tensorrt_rtx" else None
+    session = TensorRTSession(engine, spec, library=library, graphs=0, cache=cache, where=where)
     try:
         return DevicePipeline(session, flip_test, yuv=yuv)
     except BaseException:
         session.close()
         raise
+
+
+def foreign_session(path: Path, bundle: Bundle, *, trust: bool = False) -> TensorRTSession:
+    """An engine file that no bundle vouches for, run as the model of this bundle.
+
+    Its library is the one that built the bundle's engines, or else the one that is installed.
+
+    Raises BundleError without ``trust``, DeviceError with what a GPU needs and is not here, and what
+    TensorRTSession raises.
+    """
+    engine = foreign_engine(path, trust=trust)
+    built = {files.built.target.library for files in bundle.variants.values() if files.built is not None}
+    installed = [name for name in LIBRARIES if is_installed(name)]
+    library = next(iter(sorted(built) or installed), LIBRARIES[0])
+    require_gpu(library=library)
+    return TensorRTSession(engine, bundle.spec, library=library, graphs=0, where=str(path))
+
+
+def _runtime_cache(engine: bytes) -> Path | None:
+    """Where TensorRT-RTX keeps what it compiles for an engine; None without a cache directory.
+
+    It is code, and so lies in the user's own cache directory, as posedge's kernels do.
+    """
+    try:
+        directory = cache_directory() / "tensorrt_rtx"
+        directory.mkdir(parents=True, exist_ok=True)
+    except (RuntimeError, OSError):  # no home directory, or none that can be written
+        return None
+    return directory / f"{sha256_bytes(engine)[:32]}.cache"
 
 
 def _here(library: str) -> Target:
