@@ -134,6 +134,18 @@ def test_a_frame_on_the_gpu_is_read_where_it_is(pose, frame, image: np.ndarray, 
         np.testing.assert_array_equal(one, other)
 
 
+def test_on_either_binding(
+    context, engine: Callable[..., bytes], small_spec: ModelSpec, frame, image: np.ndarray
+) -> None:
+    session = TensorRTSession(engine(), small_spec, context=context, graphs=0)
+    with PoseEstimator.from_session(session, flip_test=True) as pose:
+        wanted = pose(image, BOXES)
+        for found in pose.stream([image, frame(image)] * 10, [BOXES] * 20):
+            np.testing.assert_allclose(found[0], wanted[0], atol=1e-3)
+        assert pose._pipeline.graph_sizes == (2, 4)
+    assert not context.closed  # it is the caller's
+
+
 def test_a_frame_by_dlpack_is_given_back(pose, frame, image: np.ndarray, cuda) -> None:
     wanted = pose(image, BOXES)
     producer = Dlpack(frame(image))

@@ -33,8 +33,8 @@ def pictures(reference: Path) -> list[Picture]:
     for box in json.loads((reference / "fixtures" / "boxes_gt.json").read_text("utf-8"))["boxes"]:
         boxes.setdefault(box["img"], []).append(box["bbox_xyxy"])
     return [
-        (cv2.imread(str(reference / "images" / name)), np.array(found, np.float32))
-        for name, found in boxes.items()
+        (cv2.imread(str(reference / "images" / name)), np.array(found[:3], np.float32))
+        for name, found in list(boxes.items())[:4]
     ]
 
 
