@@ -62,7 +62,7 @@ class DeviceLane:
             placed = image.image
             if placed is None:
                 image.image = placed = self._upload(image, slot)
-                image.slot = slot
+                image.slot, image.planes = slot, ()  # the caller's array is not kept
                 self._hold(slot)  # as long as the image has persons that are in no batch yet
             elif image.slot not in (None, slot, *self._read):
                 self._read.append(image.slot)

@@ -1,5 +1,6 @@
 """What the estimator on a GPU holds and does, on stand-ins: nothing is allocated after the first batches."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
@@ -121,6 +122,24 @@ def test_a_call_inside_the_loop_over_a_stream(make, cuda) -> None:
         for index, found in enumerate(pose.stream(images, [[BOX]] * 30)):
             np.testing.assert_allclose(found[0], wanted[index][0], atol=1e-3)
             np.testing.assert_array_equal(pose(images[-index], [BOX])[0], wanted[-index][0])
+
+
+def test_threads_share_an_estimator(make, cuda) -> None:
+    images = list(pictures(8))
+    found: dict[int, list[np.ndarray]] = {}
+    with make(flip_test=True) as pose:
+        wanted = [pose(image, [BOX] * 3)[0] for image in images]
+
+        def work(index: int) -> None:
+            found[index] = [pose(images[index], [BOX] * 3)[0] for _ in range(10)]
+
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for index, expected in enumerate(wanted):
+            np.testing.assert_array_equal(found[index], [expected] * 10)
 
 
 def test_the_next_image_goes_up_while_the_network_runs(make, cuda) -> None:
