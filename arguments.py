@@ -27,6 +27,11 @@ def count(text: str) -> int:
     return number
 
 
+def counts(text: str) -> tuple[int, ...]:
+    """Whole numbers from 1 on, separated by commas."""
+    return tuple(count(part) for part in text.split(","))
+
+
 def seconds(text: str) -> float:
     """A finite time above 0."""
     number = _read(float, text)

@@ -23,7 +23,7 @@ from .calibration.recipe import DEFAULT, Recipe
 from .errors import DataError, OutputError
 from .export.graph_options import PLAIN, GraphOptions
 from .export.source import Source, modules_needed, open_source
-from .extras import SENSITIVITY, require_all
+from .extras import LEARNING, SENSITIVITY, require_all
 from .files import directory_lock, remove_leftovers, sha256_file
 from .progress import SILENT, Progress
 from .runtime.bundle import BUNDLE_FILE
@@ -177,7 +177,7 @@ def calibrate_model(options: CalibrateOptions, progress: Progress = SILENT) -> C
     Raises MissingExtraError before any work when a package is missing, OutputError for a directory with a
     bundle, and the PosedgeError of the stage that failed; the stages before it are kept.
     """
-    require_all((*modules_needed(options.model), *(SENSITIVITY if options.sensitivity else ())))
+    require_all(_modules(options))
     source = open_source(options.model, options.checkpoint, options.spec, options.graph)
     directory = options.output / source.spec.name
     with directory_lock(directory):
@@ -190,6 +190,12 @@ def calibrate_model(options: CalibrateOptions, progress: Progress = SILENT) -> C
         if options.sensitivity:
             _measure_layers(job)
         return _result(job)
+
+
+def _modules(options: CalibrateOptions) -> tuple[str, ...]:
+    """The optional modules of the whole job."""
+    learning = LEARNING if options.recipe.learned else ()
+    return (*modules_needed(options.model), *learning, *(SENSITIVITY if options.sensitivity else ()))
 
 
 def _check_directory(directory: Path, model: str) -> None:

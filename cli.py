@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import __version__, calibrate_command, deploy_command, export_command, picture
+from . import (
+    __version__,
+    build_command,
+    calibrate_command,
+    deploy_command,
+    doctor_command,
+    export_command,
+    inspect_command,
+    picture,
+    verify_command,
+)
 from .arguments import marked_numbers
 from .errors import PosedgeError
 from .extras import missing_extra
@@ -69,15 +79,6 @@ def run_zoo(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_verify(options: argparse.Namespace) -> int:
-    """Every file of a bundle against its seal."""
-    from .runtime.bundle import open_bundle
-
-    bundle = open_bundle(options.bundle)
-    print(f"{bundle.directory}: every file is as it was sealed (variants: {', '.join(bundle.variants)})")
-    return 0
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -105,9 +106,16 @@ def _parser() -> argparse.ArgumentParser:
     zoo = commands.add_parser("zoo", help="models known by name")
     zoo.add_argument("--markdown", action="store_true", help="the published figures as tables in Markdown")
     zoo.set_defaults(run=run_zoo)
-    verify = commands.add_parser("verify", help="check every file of a bundle")
-    verify.add_argument("bundle", type=Path)
-    verify.set_defaults(run=run_verify)
+    build_command.add_arguments(commands.add_parser("build", help="engines of a bundle, for what is here"))
+    verify_command.add_arguments(
+        commands.add_parser("verify", help="check every file of a bundle; with --run, run it")
+    )
+    inspect_command.add_arguments(
+        commands.add_parser("inspect", help="what is in a graph and wrong with it, or in a bundle's engines")
+    )
+    doctor_command.add_arguments(
+        commands.add_parser("doctor", help="what this machine has, lacks and can do, tried")
+    )
     spec = commands.add_parser("spec", help="how an ONNX file is fed and read")
     export_command.add_spec_init_arguments(
         spec.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser(

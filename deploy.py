@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,30 @@ from .benchmarks.place import device_description, library_versions
 from .benchmarks.report.csv_file import write_csv
 from .benchmarks.report.plot import write_plot
 from .benchmarks.report.receipt import RECEIPT_FILE, read_receipt, receipt_text, write_receipt
+from .benchmarks.report.receipt_reader import SCHEMA
 from .benchmarks.report.results import BuiltEngine, Interval, Report, VariantReport
 from .benchmarks.report.table import show, text
 from .benchmarks.speed import NotMeasured
 from .benchmarks.tasks import TaskData
-from .engines import available_flavour, build_engine
+from .engine_record import index_entry, receipt_entry
+from .engines import available_flavour, build_engine, check_options
 from .engines.flavours import installed_version
 from .errors import MissingExtraError
 from .export.source import Source, modules_needed, open_source
-from .extras import MEASURING, require_all
+from .extras import LEARNING, MEASURING, SEARCHING, require_all
 from .files import directory_lock, remove_leftovers, sha256_file, write_text
 from .options import PRECISIONS, REFERENCE, DeployOptions
 from .preflight import open_data
 from .progress import SILENT, LabelledProgress, Progress
 from .runtime.bundle import VariantFiles, seal_bundle
+from .runtime.bundle_index import RECEIPT, REPORT, SEARCH, TABLE, build_from_dict, build_to_dict
 from .runtime.spec import ModelSpec
+from .self_test_job import earlier_self_test
 from .stages import StageLog
 from .variant_graphs import CALIBRATION_FILE, SEARCH_FILE, VariantGraphs
 
 _VERIFIED_CROPS = 5
+_REPORTS = ("report.csv", "report.png", "report.txt")
 
 
 @dataclass(frozen=True)
@@ -100,10 +106,12 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
     """Run the five stages and return the bundle with its report.
 
     A stage that finished in an earlier run with the same inputs is kept; an interrupted one starts again.
-    Raises MissingExtraError before any work when a package is missing, and the PosedgeError of the stage
-    that failed; the stages before it are kept.
+    Raises MissingExtraError before any work when a package is missing, BuildError when the TensorRT that is
+    here does not honour an option, and the PosedgeError of the stage that failed; the stages before it are
+    kept.
     """
-    require_all((*MEASURING, *modules_needed(options.model)))
+    require_all((*MEASURING, *modules_needed(options.model), *_modules_of_int8(options)))
+    check_options(options.build)
     source = open_source(options.model, options.checkpoint, options.spec, options.graph)
     directory = options.output / source.spec.name
     with directory_lock(directory):
@@ -116,10 +124,21 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
         engines = {variant: _build(job, variant) for variant in job.variants}
         measured = [_measure(job, variant, engines[variant]) for variant in job.variants]
         variants = [replace(report, drop_interval=_compare(job, report.name)) for report in measured]
+        tests = [earlier_self_test(directory, name, job.graph(name)) for name in job.variants]
+        variants = [replace(report, self_test=test) for report, test in zip(variants, tests, strict=True)]
         report = _report(job, tuple(variants))
         _seal(job, report)
         write_text(options.output / RECEIPT_FILE, receipt_text(report))
+        if not job.stages.ran:
+            progress.note("nothing has changed since the last run: nothing was built or measured")
     return Outcome(directory, report)
+
+
+def _modules_of_int8(options: DeployOptions) -> tuple[str, ...]:
+    """What INT8 takes besides, where it is among the variants."""
+    if "int8" not in options.precisions:
+        return ()
+    return (*(LEARNING if options.recipe.learned else ()), *(SEARCHING if options.search else ()))
 
 
 def _open_job(options: DeployOptions, source: Source, directory: Path, progress: Progress) -> _Job:
@@ -145,22 +164,19 @@ def _build(job: _Job, variant: str) -> BuiltEngine | NotMeasured:
         result = build_engine(
             graph,
             job.directory / engine,
-            job.options.profile,
+            job.options.build,
             time_limit_s=job.options.build_timeout_s,
+            memory_limit_bytes=job.options.build_memory_bytes,
             progress=job.progress,
         )
-        built = BuiltEngine(
-            result.engine_bytes,
-            round(result.seconds, 3),
-            result.flavour,
-            result.version,
-            device_description(),
-        )
-        write_text(job.directory / record, json.dumps(asdict(built), indent=1))
+        build = index_entry(result, job.options.build)
+        document = {"engine": asdict(receipt_entry(result)), "build": build_to_dict(build)}
+        write_text(job.directory / record, json.dumps(document, indent=1))
 
     inputs: dict[str, Any] = {
         "graph": sha256_file(graph),
-        "profile": asdict(job.options.profile),
+        "options": job.options.build.key(),
+        "record": 2,  # its form
     }
     try:
         flavour = available_flavour()
@@ -168,7 +184,14 @@ def _build(job: _Job, variant: str) -> BuiltEngine | NotMeasured:
         job.stage(f"engine {variant}", inputs, (engine, record), work)
     except MissingExtraError as error:
         return NotMeasured(f"no engine was built: {error}")
-    return BuiltEngine(**json.loads((job.directory / record).read_text("utf-8")))
+    entry = _engine_record(job, variant)["engine"]
+    return BuiltEngine(**{**entry, "gpu_layers": tuple(entry["gpu_layers"])})
+
+
+def _engine_record(job: _Job, variant: str) -> dict[str, Any]:
+    text = (job.directory / f"measurements/{variant}.engine.json").read_text("utf-8")
+    document: dict[str, Any] = json.loads(text)
+    return document
 
 
 def _measure(job: _Job, variant: str, engine: BuiltEngine | NotMeasured) -> VariantReport:
@@ -193,6 +216,7 @@ def _measure(job: _Job, variant: str, engine: BuiltEngine | NotMeasured) -> Vari
         "report": _as_report(job, ()).calibration,
         "device": device_description(),
         "versions": library_versions(),
+        "receipt": SCHEMA,
     }
     job.stage(f"measure {variant}", inputs, (record, found), work)
     return read_receipt(job.directory / record).variants[0]
@@ -226,10 +250,16 @@ def _compare(job: _Job, variant: str) -> Interval | NotMeasured:
 
 def _report(job: _Job, variants: tuple[VariantReport, ...]) -> Report:
     report = _as_report(job, variants)
-    write_receipt(report, job.directory / RECEIPT_FILE)
-    write_csv(report, job.directory / "report.csv")
-    write_plot(report, job.directory / "report.png")
-    write_text(job.directory / "report.txt", text(report))
+
+    def work() -> None:
+        write_receipt(report, job.directory / RECEIPT_FILE)
+        write_csv(report, job.directory / "report.csv")
+        write_plot(report, job.directory / "report.png")
+        write_text(job.directory / "report.txt", text(report))
+
+    # importing matplotlib takes longer than all the rest of a run in which nothing has changed
+    inputs = {"receipt": receipt_text(report), "matplotlib": version("matplotlib")}
+    job.stage("report", inputs, (RECEIPT_FILE, *_REPORTS), work)
     return report
 
 
@@ -255,15 +285,16 @@ def _as_report(job: _Job, variants: tuple[VariantReport, ...]) -> Report:
 
 
 def _seal(job: _Job, report: Report) -> None:
-    variants, files = {}, [RECEIPT_FILE, "report.csv", "report.png", "report.txt"]
+    variants, files = {}, {RECEIPT_FILE: RECEIPT, **dict.fromkeys(_REPORTS, REPORT)}
     for variant in report.variants:
-        built = variant.engine if isinstance(variant.engine, BuiltEngine) else None
-        variants[variant.name] = VariantFiles(
-            job.graph(variant.name).name,
-            f"{variant.name}.engine" if built else None,
-            f"{built.flavour} {built.version}" if built else None,
-        )
+        graph = job.graph(variant.name).name
+        if isinstance(variant.engine, BuiltEngine):
+            build = build_from_dict(_engine_record(job, variant.name)["build"])
+            variants[variant.name] = VariantFiles(graph, f"{variant.name}.engine", build)
+        else:
+            variants[variant.name] = VariantFiles(graph)
     if job.calibration_data is not None:
-        files.append(CALIBRATION_FILE)
-        files += [SEARCH_FILE] if job.options.search else []
+        files[CALIBRATION_FILE] = TABLE
+        if job.options.search:
+            files[SEARCH_FILE] = SEARCH
     seal_bundle(job.directory, job.spec, variants, report.recommended, files, report.versions)

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import count, fraction, seconds
+from . import build_options
+from .arguments import count, counts, fraction
 from .export_command import add_graph_options, add_source, graph_options
 from .recipe_options import add_recipe_options, recipe
 
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
     _add_work(parser)
     add_recipe_options(parser)
+    build_options.add_arguments(parser)
     add_graph_options(parser)
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("out"), help="bundles go to OUTPUT/NAME (default: out)"
@@ -65,19 +67,14 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     )
     work.add_argument("--no-flip", dest="flip", action="store_false", help="without the flip test")
     work.add_argument("--calibration-crops", type=count, default=128, help="default: 128")
-    work.add_argument("--batch-profile", type=_profile, default=(1, 8, 32), help="MIN,OPT,MAX of the engines")
-    work.add_argument(
-        "--batch-sizes", type=_numbers, default=(1, 8), help="batch sizes to time (default: 1,8)"
-    )
+    work.add_argument("--batch-sizes", type=counts, default=(1, 8), help="batch sizes to time (default: 1,8)")
     work.add_argument("--threads", type=count, help="threads of the CPU session (default: all cores)")
-    work.add_argument("--build-timeout", type=seconds, default=1800, help="seconds an engine may take")
 
 
 def run_deploy(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Checkpoint to measured bundle."""
     _check_data(parser, options)
     from .deploy import deploy
-    from .engines import BatchProfile
     from .options import MAX_DROP, DeployOptions
     from .progress import for_terminal
 
@@ -92,13 +89,14 @@ def run_deploy(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
         precisions=options.precision,
         max_drop=MAX_DROP if options.max_drop is None else options.max_drop,
         search=options.max_drop is not None and "int8" in options.precision,
-        profile=BatchProfile(*options.batch_profile),
+        build=build_options.from_options(options),
         recipe=recipe(options),
         calibration_crops=options.calibration_crops,
         limit=options.limit,
         batch_sizes=options.batch_sizes,
         threads=options.threads,
         build_timeout_s=options.build_timeout,
+        build_memory_bytes=options.build_memory,
         graph=graph_options(options),
     )
     with for_terminal() as progress:
@@ -139,26 +137,9 @@ def _data(options: argparse.Namespace) -> "DataPaths | ImageNetPaths":
     )
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        values = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if not values or min(values) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: positive numbers separated by commas are expected")
-    return values
-
-
 def _precisions(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     for name in names:
         if name not in ("fp32", "fp16", "int8"):
             raise argparse.ArgumentTypeError(f"{name!r} is none of fp32, fp16, int8")
     return names
-
-
-def _profile(text: str) -> tuple[int, ...]:
-    values = _numbers(text)
-    if len(values) != 3 or list(values) != sorted(values):
-        raise argparse.ArgumentTypeError(f"{text!r}: MIN,OPT,MAX in ascending order are expected")
-    return values

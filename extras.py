@@ -21,6 +21,7 @@ GRAPHS = ("onnx", "onnxruntime", "onnxslim")  # what reading and rewriting an ON
 NETWORKS = (*GRAPHS, "torch", "onnxscript")  # what exporting a torch network takes
 MEASURING = ("onnx", "onnxruntime", "faster_coco_eval", "matplotlib")
 SENSITIVITY = ("torch", "matplotlib")
+LEARNING = SEARCHING = ("torch",)  # whatever the model is: both run its graph in torch
 DRAWING = ("cv2",)
 
 
@@ -31,7 +32,12 @@ def require_all(modules: Iterable[str]) -> None:
     """
     missing = [module for module in dict.fromkeys(modules) if not _is_installed(module)]
     if missing:
-        raise MissingExtraError(_say(missing, "is needed here and not installed"))
+        raise MissingExtraError(say_missing(missing))
+
+
+def say_missing(modules: list[str]) -> str:
+    """What is not installed, with the pip command. modules: keys of ``EXTRAS``, one at least."""
+    return _say(modules, "is needed here and not installed")
 
 
 def missing_extra(error: ImportError) -> MissingExtraError | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from .calibration.datasets import GROUND_TRUTH
 from .calibration.imagenet import class_folders
 from .calibration.recipe import DEFAULT, Recipe
-from .engines import BatchProfile
+from .engines import BuildOptions
 from .errors import DataError
 from .export.graph_options import PLAIN, GraphOptions
 
@@ -23,6 +23,7 @@ _EXPECTED = {
     "threads": "Give a positive number, or None for all cores",
     "seconds": "Give a positive number",
     "build_timeout_s": "Give a positive number of seconds",
+    "build_memory_bytes": "Give a positive number of bytes, or None for no limit",
 }
 
 
@@ -87,8 +88,8 @@ class DeployOptions:
     precisions: variants to make; fp32 is always among them, as the reference of every drop.
     max_drop: the drop of AP or top-1 that is acceptable; search: leave as many layers of INT8 in float as it
         takes to keep it. limit: measure on so many persons or images only.
-    profile: batch sizes of the engines. batch_sizes: those to time, each for ``seconds``. threads: of the CPU
-        session.
+    build: how engines are built, batch sizes among it; build_timeout_s and build_memory_bytes bound each.
+    batch_sizes: those to time, each for ``seconds``. threads: of the CPU session.
     recipe: how INT8 is calibrated.
     graph: rewrites of the exported graph that suit one accelerator and not another.
     notes: lines for the report, such as that the pictures are drawn.
@@ -106,7 +107,7 @@ class DeployOptions:
     precisions: tuple[str, ...] = PRECISIONS
     max_drop: float = MAX_DROP
     search: bool = False
-    profile: BatchProfile = field(default_factory=BatchProfile)
+    build: BuildOptions = field(default_factory=BuildOptions)
     recipe: Recipe = DEFAULT
     calibration_crops: int = 128
     limit: int | None = None
@@ -114,6 +115,7 @@ class DeployOptions:
     seconds: float = 3.0
     threads: int | None = None
     build_timeout_s: float = 1800.0
+    build_memory_bytes: int | None = None
     graph: GraphOptions = PLAIN
     notes: tuple[str, ...] = ()
 
@@ -127,6 +129,7 @@ class DeployOptions:
             "threads": self.threads is None or self.threads >= 1,
             "seconds": 0 < self.seconds < math.inf,
             "build_timeout_s": 0 < self.build_timeout_s < math.inf,
+            "build_memory_bytes": self.build_memory_bytes is None or self.build_memory_bytes >= 1,
         }
         for name, fits in checks.items():
             if not fits:

@@ -1,7 +1,7 @@
 """The search for the INT8 variant within a budget, as stages of a job: an interrupted one goes on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,8 @@ _CALIBRATION_BATCH = 4
 class SearchJob:
     """A float32 graph, the crops that calibrate it, and the images that its accuracy is measured on.
 
+    latency: milliseconds that the device takes for a graph; with it the fastest variant is searched, without
+        it the one with the most INT8. Asked anew in every run, for the device may be another.
     directory: of the bundle; what a second run can use goes to search/ in it, graphs that were tried too.
     data: every other image of it is searched, those between confirm.
     """
@@ -42,6 +44,7 @@ class SearchJob:
     data: TaskData
     flip_test: bool
     progress: Progress
+    latency: Callable[[Path], float] | None = None
 
     def run(self, budget: float, record: Path) -> SearchResult:
         """Search, write int8.onnx and calibration.json of the choice, and the curve to ``record``.
@@ -55,6 +58,7 @@ class SearchJob:
             budget,
             lambda kept: self._drop(kept, searched, "searched"),
             lambda kept: self._drop(kept, confirming, "confirming"),
+            None if self.latency is None else self._milliseconds,
         )
         self.progress.note(f"search: {result.verdict}")
         found = self._calibration.keeping_float(result.chosen.float_layers)
@@ -96,6 +100,19 @@ class SearchJob:
             LayerSensitivity(**layer) for layer in json.loads((self.directory / record).read_text("utf-8"))
         )
 
+    def _milliseconds(self, kept: tuple[str, ...]) -> float:
+        """The latency of the variant with ``kept`` in float."""
+        assert self.latency is not None  # the search asks only then
+        found = self.latency(self._trial_graph(kept))
+        self.progress.note(f"search: {len(kept)} layers in float: {found:.3f} ms")
+        return found
+
+    def _trial_graph(self, kept: tuple[str, ...]) -> Path:
+        """The graph of a variant, where that of the trial before was."""
+        graph = self.directory / _DIRECTORY / "trial.onnx"
+        save_graph(self._calibration.quantized(kept), graph)
+        return graph
+
     def _drop(self, kept: tuple[str, ...], part: TaskData, name: str) -> Drop:
         """The drop of the variant with ``kept`` in float on one part of the images."""
         reference = self._found(None, part, name)
@@ -110,10 +127,7 @@ class SearchJob:
         record = f"{_DIRECTORY}/{variant}.{name}.npz"
 
         def work() -> None:
-            graph = self.graph
-            if kept is not None:
-                graph = self.directory / _DIRECTORY / "trial.onnx"
-                save_graph(self._calibration.quantized(kept), graph)
+            graph = self.graph if kept is None else self._trial_graph(kept)
             with OnnxRuntimeSession(graph, self.spec) as session:
                 progress = LabelledProgress(f"search, {name} images", self.progress)
                 part.accuracy(session, self.flip_test, progress, self.directory / record)

@@ -17,13 +17,14 @@ class StageLog:
 
     A stage is finished when its files are there with the content that it wrote, and it is skipped when it
     is asked for again with the same inputs. Anything else (an interrupted run, a changed file, another
-    checkpoint, another version of posedge) makes it run.
+    checkpoint, another version of posedge) makes it run. ``ran`` names those that did, in their order.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._path = directory / _LOG
         self._finished = self._read()
+        self.ran: list[str] = []
 
     def run(
         self, name: str, inputs: Mapping[str, Any], outputs: Sequence[str], work: Callable[[], None]
@@ -38,6 +39,7 @@ class StageLog:
         if self._is_finished(name, key, outputs):
             return False
         work()
+        self.ran.append(name)
         made = {path: sha256_file(self._directory / path) for path in outputs}
         self._finished[name] = {"key": key, "outputs": made}
         write_text(self._path, json.dumps(self._finished, indent=1, sort_keys=True))

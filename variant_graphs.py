@@ -9,7 +9,6 @@ from typing import Any
 
 from .benchmarks.tasks import TaskData
 from .calibration.recipe import Recipe
-from .errors import require
 from .files import sha256_file, write_text
 from .progress import Progress
 from .runtime.spec import ModelSpec
@@ -115,7 +114,6 @@ class VariantGraphs:
         table.save(self.directory / CALIBRATION_FILE)
 
     def _search(self, data: TaskData) -> None:
-        require("torch", "export")
         from .search_job import SearchJob
 
         assert self.budget is not None  # a search has one

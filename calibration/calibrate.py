@@ -27,6 +27,7 @@ from .qdq import insert_qdq
 from .ranges import choose_ranges
 from .recipe import DEFAULT, Recipe
 from .rounding import NOT_ROUNDED, RoundedLayers, round_layers
+from .shortcuts import rectified_shortcuts
 from .statistics import TensorStatistics
 from .table import CalibrationTable, TensorRange
 from .targets import DEFAULT_TARGET
@@ -122,7 +123,8 @@ def calibrate(
 
         require_torch_graph(model)
         batches = kept_crops(batches, kept)
-    seen = observe(model, batches, placement.activations, progress, crops, watched)
+    branches = rectified_shortcuts(model, placement)
+    seen = observe(model, batches, placement.activations, progress, crops, watched, branches)
     if note := few_crops_note(seen.crops):
         progress.note(note)
     statistics: Mapping[str, TensorStatistics] = seen.tensors

@@ -25,6 +25,9 @@ from .topology import Topology
 # no sweep over all weights of a layer after so many, or after one that moves none
 _SWEEPS = 6
 
+# weights whose pulls are found by one product
+_BLOCK = 32
+
 # added to the covariance's diagonal, as a share of its mean: patches are a sample
 _DAMPING = 1e-2
 
@@ -121,21 +124,36 @@ def _descend(
     levels: NDArray[np.float64],
     covariance: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Move ``levels`` (G, O, D) in place; returns the weights' errors (G, O, D)."""
+    """Move ``levels`` (G, O, D) in place; returns the weights' errors (G, O, D).
+
+    Weights are taken one after the other. What the errors of all weights do to a block of them is one product
+    of matrices; within the block it follows each move.
+    """
     errors = exact - levels * steps
     width = steps[..., 0]
+    size = exact.shape[2]
     for _ in range(_SWEEPS):
         moved = 0
-        for index in range(exact.shape[2]):
-            # the level at which the output's error has its minimum over this weight alone
-            pull = np.matmul(errors, covariance[:, :, index, None])[..., 0]
-            wanted = levels[..., index] + pull / (covariance[:, None, index, index] * width)
-            found = np.clip(np.rint(wanted), -LARGEST_INT8, LARGEST_INT8)
-            change = found - levels[..., index]
-            if change.any():
-                moved += np.count_nonzero(change)
-                levels[..., index] = found
-                errors[..., index] -= change * width
+        for begin in range(0, size, _BLOCK):
+            block = slice(begin, begin + _BLOCK)
+            among = covariance[:, block, block]
+            # (G, block, O): what is read together lies together
+            pulls = np.ascontiguousarray(np.matmul(errors, covariance[:, :, block]).transpose(0, 2, 1))
+            rows = np.ascontiguousarray(levels[..., block].transpose(0, 2, 1))
+            before = moved
+            for index in range(rows.shape[1]):
+                # the level at which the output's error has its minimum over this weight alone
+                wanted = rows[:, index] + pulls[:, index] / (among[:, index, index, None] * width)
+                found = np.rint(wanted).clip(-LARGEST_INT8, LARGEST_INT8)
+                change = found - rows[:, index]
+                if change.any():
+                    moved += np.count_nonzero(change)
+                    rows[:, index] = found
+                    later = slice(index + 1, None)
+                    pulls[:, later] -= among[:, index, later, None] * (change * width)[:, None]
+            if moved > before:
+                levels[..., block] = rows.transpose(0, 2, 1)
+                errors[..., block] = exact[..., block] - levels[..., block] * steps
         if not moved:
             break
     return errors

@@ -1,14 +1,20 @@
-"""As many layers in INT8 as an accuracy budget allows, by trials of whole variants.
+"""As many layers in INT8 as an accuracy budget allows, or the fastest variant, by trials of whole variants.
 
 Layers go to float in the order of what their INT8 does to the outputs for each multiply-accumulate that it
 saves. Levels of that order are tried on one part of the images, coarse ones: between closer ones the accuracy
 of a few hundred images shows nothing but noise. The choice is confirmed on the other part, which it has not
 seen.
+
+INT8 is not always faster: reformatting may cost more than it saves. Where latencies of the device are there,
+a level that another with more layers in float outruns, or equals, is not tried. The levels that are left get
+slower the more is in float, so the first of them that keeps the budget is the fastest that does.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..errors import CalibrationError
 from .sensitivity import LayerSensitivity
 
 # shares of the convolutions' work that are left in float, from all INT8 on
@@ -35,14 +41,17 @@ class Drop:
 
 @dataclass(frozen=True)
 class Trial:
-    """One placement: its layers in float, what INT8 does of the convolutions' work (0 to 1), and its drop."""
+    """One placement: its layers in float, what INT8 does of the convolutions' work (0 to 1), its drop, and
+    its latency in milliseconds where that is known."""
 
     float_layers: tuple[str, ...]
     int8_share: float
     measured: Drop
+    latency_ms: float | None = None
 
     def __str__(self) -> str:
-        return (
+        latency = "" if self.latency_ms is None else f"{self.latency_ms:.3f} ms, "
+        return latency + (
             f"{100 * self.int8_share:5.1f} % of the convolutions' MACs in INT8, "
             f"{len(self.float_layers)} layers in float: drop {self.measured}"
         )
@@ -53,7 +62,8 @@ class SearchResult:
     """What a search found.
 
     budget: the largest drop that was accepted.
-    trials: those on the searched images, from the most INT8 to the least: the curve.
+    trials: those on the searched images, from the most INT8 to the least: the curve. Where latencies are
+        known, from the fastest to the slowest too.
     confirmations: those on the other images, in the order in which they were made.
     chosen: the last one of ``trials`` that was confirmed; where none was, the one with the least drop.
     met: whether it keeps the budget on both parts.
@@ -81,6 +91,9 @@ class SearchResult:
 Measure = Callable[[tuple[str, ...]], Drop]
 """The drop of the variant with these layers in float."""
 
+Latency = Callable[[tuple[str, ...]], float]
+"""Milliseconds that the device takes for the variant with these layers in float."""
+
 
 def search_placement(
     layers: Sequence[LayerSensitivity],
@@ -88,17 +101,20 @@ def search_placement(
     budget: float,
     measure: Measure,
     confirm: Measure,
+    latency: Latency | None = None,
 ) -> SearchResult:
-    """The variant with the most INT8 whose drop stays within ``budget``.
+    """The variant with the most INT8 whose drop stays within ``budget``; with ``latency``, the fastest one.
 
     layers: those that can be in INT8. macs: of all convolutions of the graph by their first output, those
         in float for other reasons too.
     measure, confirm: the drop on the searched and on the other images.
+    latency: asked once for each level, before any drop is measured.
 
     At most log2 of the number of levels and a few more trials are made. It stops at once when the level with
-    the least INT8 does not keep the budget either.
+    the least INT8 does not keep the budget either. Raises CalibrationError for a latency that is no positive
+    number.
     """
-    return _Search(layers, macs, budget, measure, confirm).run()
+    return _Search(layers, macs, budget, measure, confirm, latency).run()
 
 
 class _Search:
@@ -109,6 +125,7 @@ class _Search:
         budget: float,
         measure: Measure,
         confirm: Measure,
+        latency: Latency | None,
     ) -> None:
         self._macs = macs
         self._layers = layers
@@ -116,6 +133,10 @@ class _Search:
         self._measure = measure
         self._confirm = confirm
         self._placements = tuple(dict.fromkeys(_levels(layers, macs)))
+        self._latencies: dict[tuple[str, ...], float] = {}
+        if latency is not None:
+            self._latencies = _not_outrun(self._placements, latency)
+            self._placements = tuple(self._latencies)
         self._trials: dict[int, Trial] = {}
         self._confirmations: list[Trial] = []
 
@@ -154,7 +175,7 @@ class _Search:
 
     def _trial(self, level: int, measure: Measure) -> Trial:
         placement = self._placements[level]
-        return Trial(placement, self._share(placement), measure(placement))
+        return Trial(placement, self._share(placement), measure(placement), self._latencies.get(placement))
 
     def _share(self, placement: tuple[str, ...]) -> float:
         total = sum(self._macs.values())
@@ -164,6 +185,21 @@ class _Search:
     def _result(self, chosen: Trial, met: bool) -> SearchResult:
         trials = tuple(self._trials[level] for level in sorted(self._trials))
         return SearchResult(self._budget, trials, tuple(self._confirmations), chosen, met)
+
+
+def _not_outrun(placements: Sequence[tuple[str, ...]], latency: Latency) -> dict[tuple[str, ...], float]:
+    """The latencies of those placements that are faster than all after them, which have more in float."""
+    found = {placement: latency(placement) for placement in placements}
+    kept: dict[tuple[str, ...], float] = {}
+    for placement, milliseconds in reversed(found.items()):
+        if not (math.isfinite(milliseconds) and milliseconds > 0):
+            raise CalibrationError(
+                f"the latency of the variant with {len(placement)} layers in float is {milliseconds} ms; a "
+                "positive number is needed. Measure it again"
+            )
+        if milliseconds < min(kept.values(), default=math.inf):
+            kept[placement] = milliseconds
+    return dict(reversed(kept.items()))
 
 
 def _levels(layers: Sequence[LayerSensitivity], macs: Mapping[str, int]) -> list[tuple[str, ...]]:

@@ -20,7 +20,8 @@
       "float_layers": ["conv_9"]      layers that stay in float because they cost too much accuracy
     }
 
-Ranges are those of the equalised graph, which follows from the float32 graph and ``channel_factors``.
+Ranges are those of the equalised graph, which follows from the float32 graph and ``channel_factors``. Of a
+residual shortcut they are those of the part that the Relu after the Add lets through (``shortcuts.py``).
 
 ``amax`` is the largest magnitude that INT8 represents: scale = amax / 127.
 """

@@ -8,11 +8,13 @@ from pathlib import Path
 from ..errors import BuildError, OutputError
 from ..files import replacing
 from ..progress import SILENT, Progress
-from .child import Outcome, run_worker
-from .flavours import Flavour, flavour_named, installed_flavours
-from .messages import BatchProfile, BuildRequest, Event, Progressed
+from .child import Outcome, WorkerCrash, run_worker
+from .flavours import Flavour, check_options, flavour_named, installed_flavours
+from .messages import BuildRequest, Event, Progressed
+from .options import BatchProfile, BuildOptions, as_options
+from .reproducer import discard_reproducer, keep_reproducer
 
-__all__ = ["BatchProfile", "BuildResult", "build_engine"]
+__all__ = ["BatchProfile", "BuildOptions", "BuildResult", "build_engine"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class BuildResult:
     engine_bytes: size of the engine file.
     peak_memory_bytes: largest resident memory of the child process, the library itself included.
     log: the last lines of the library's log, at most 40.
+    gpu_layers: with a DLA core, the names of the layers that run on the GPU because the DLA cannot.
     """
 
     flavour: str
@@ -32,47 +35,68 @@ class BuildResult:
     engine_bytes: int
     peak_memory_bytes: int
     log: tuple[str, ...]
+    gpu_layers: tuple[str, ...] = ()
 
 
 def build_engine(
     graph: Path,
     engine: Path,
-    profile: BatchProfile | None = None,
+    options: BuildOptions | BatchProfile | None = None,
     *,
     flavour: str | None = None,
     time_limit_s: float = 600.0,
+    memory_limit_bytes: int | None = None,
     progress: Progress = SILENT,
 ) -> BuildResult:
     """Build ``engine`` from ``graph``, an ONNX file with one input whose first axis is the batch.
 
-    The file appears whole or not at all; an older one is replaced only by a finished one. ``profile`` None
-    means BatchProfile(). A graph with a fixed batch is built only when min, opt and max all equal it.
-    ``flavour`` None takes full TensorRT where it can be imported and TensorRT-RTX elsewhere.
+    The file appears whole or not at all; an older one is replaced only by a finished one. ``options`` None
+    means BuildOptions(), a batch profile alone stands for options with that profile. A graph with a fixed
+    batch is built only when min, opt and max all equal it. ``flavour`` None takes full TensorRT where it can
+    be imported and TensorRT-RTX elsewhere. ``memory_limit_bytes`` bounds what the child process may write to
+    (RLIMIT_DATA, so memory of the GPU and of mapped files is not counted).
 
     The graph is linted first where onnx is installed; a device that has only TensorRT builds graphs that were
-    linted when their bundle was made. Precision is the graph's own: networks are strongly typed.
+    linted when their bundle was made. Precision is the graph's own.
 
     Building the same graph again gives an engine of the same size, and of the same bytes where the graph is
     small; in larger ones TensorRT-RTX 1.7 numbers some internal tensors by their addresses in memory.
     So results are to be keyed by the graph and not by the engine.
 
     Raises MissingExtraError without a TensorRT; OutputError when the engine cannot be written; BuildError
-    for a graph that lint or the library refuses, a crash, an unsupported version, a missing GPU or the time
-    limit.
+    for a graph that lint or the library refuses, an option that the library does not honour, an unsupported
+    version, a missing GPU, one of the limits, or a crash. After a crash ENGINE.reproducer/ holds what repeats
+    it (see reproducer.py), until a build of that engine succeeds.
     """
     graph, engine = graph.absolute(), engine.absolute()
     if not time_limit_s > 0:
         raise BuildError(f"the time limit of a build is {time_limit_s} s; it must be positive")
+    if memory_limit_bytes is not None and memory_limit_bytes < 1:
+        raise BuildError(f"the memory limit of a build is {memory_limit_bytes} bytes; it must be positive")
     flavours = installed_flavours(flavour)
+    wanted = _with_absolute_paths(as_options(options))
+    check_options(wanted, flavour)
     _require_clean(graph, progress)
     request = BuildRequest(
         graph=str(graph),
         output="",  # a temporary file, known when it is there
         flavours=tuple(choice.name for choice in flavours),
-        profile=profile or BatchProfile(),
+        options=wanted,
         parent=os.getpid(),
+        memory_limit_bytes=memory_limit_bytes,
     )
-    return _build(request, engine, time_limit_s, progress)
+    try:
+        result = _build(request, engine, time_limit_s, progress)
+    except WorkerCrash as crash:
+        raise BuildError(f"{crash}\n{keep_reproducer(request, engine, crash)}") from crash
+    discard_reproducer(engine)
+    return result
+
+
+def _with_absolute_paths(options: BuildOptions) -> BuildOptions:
+    """The child works in a directory of its own."""
+    cache = options.timing_cache
+    return options if cache is None else replace(options, timing_cache=cache.absolute())
 
 
 def _build(request: BuildRequest, engine: Path, time_limit_s: float, progress: Progress) -> BuildResult:
@@ -90,6 +114,11 @@ def _build(request: BuildRequest, engine: Path, time_limit_s: float, progress: P
         raise OutputError(
             f"{engine}: the engine cannot be written ({error.strerror}). Nothing is left of it."
         ) from error
+    for note in outcome.built.notes:
+        progress.note(note)
+    if outcome.built.gpu_layers:
+        layers = outcome.built.gpu_layers
+        progress.note(f"{engine.name}: {len(layers)} layers fall back to the GPU: {', '.join(layers)}")
     return _result(outcome, size)
 
 
@@ -137,4 +166,5 @@ def _result(outcome: Outcome, size: int) -> BuildResult:
         engine_bytes=size,
         peak_memory_bytes=built.peak_memory_bytes,
         log=outcome.log,
+        gpu_layers=built.gpu_layers,
     )

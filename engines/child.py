@@ -7,17 +7,31 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from .. import errors
 from ..errors import BuildError, PosedgeError
+from .determinism import start_repeatable
 from .messages import BuildRequest, Built, Event, Failed, Parsing, Progressed, decode_event, encode_request
 
 _WORKER = f"{__package__}.worker"
 _LOG_LINES = 40
 _LOG_LINES_IN_MESSAGE = 5
 _CHUNK = 1 << 16
+# how libraries, the loader and Python say that the system refused them memory
+_NO_MEMORY = ("bad_alloc", "OutOfMemory", "out of memory", "MemoryError", "Cannot allocate", "failed to map")
+
+
+class WorkerCrash(BuildError):
+    """The child died by a signal that nobody sent, or without a word: a fault that can be repeated.
+
+    log: the last lines of the library's log.
+    """
+
+    def __init__(self, message: str, log: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.log = log
 
 
 @dataclass(frozen=True)
@@ -36,9 +50,10 @@ def run_worker(
     The child is gone when this returns or raises, KeyboardInterrupt included; the output file is whatever
     the child left, so the caller gives a temporary one and decides its fate. The graph is not linted here.
 
-    Raises BuildError when the library refuses the graph, crashes (the message names the signal), says
-    nothing, or needs more than ``time_limit_s``; MissingExtraError when no library can be imported;
-    OSError, with its errno, when the output file cannot be written.
+    Raises BuildError when the library refuses the graph, needs more than ``time_limit_s`` or more memory
+    than the request allows; WorkerCrash, a BuildError, when it crashes (the message names the signal) or says
+    nothing; MissingExtraError when no library can be imported; OSError, with its errno, when the output file
+    cannot be written.
     """
     conversation = _Conversation(request, listen)
     try:
@@ -48,17 +63,20 @@ def run_worker(
     if conversation.built is not None:
         return Outcome(conversation.built, tuple(conversation.log))
     if conversation.failure is not None:
-        raise _as_exception(conversation.failure, request)
+        raise _as_exception(conversation.failure, request, conversation.log)
     if not finished:
         raise BuildError(
             f"{request.graph}: the build was stopped after its time limit of {time_limit_s:g} s, "
-            f"{conversation.place()}. Give it a longer limit; if it never ends, the graph is the cause: "
-            f"simplify it (posedge deploy) and build again.{conversation.last_words()}"
+            f"{conversation.place()}. Give it a longer limit; if it never ends, {_cause(request)}."
+            f"{conversation.last_words()}"
         )
-    raise BuildError(
-        f"{request.graph}: {_describe(status)}, {conversation.place()}. {_advice(status)}"
+    message = (
+        f"{request.graph}: {_describe(status)}, {conversation.place()}. {_advice(status, request)}"
         f"{conversation.last_words()}"
     )
+    if status == -signal.SIGKILL:
+        raise BuildError(message)
+    raise WorkerCrash(message, tuple(conversation.log))
 
 
 class _Conversation:
@@ -73,7 +91,7 @@ class _Conversation:
         self._rests: dict[int, bytes] = {}
         self._events, child_end = os.pipe()
         try:
-            self._process = subprocess.Popen(
+            self._process = start_repeatable(
                 [sys.executable, "-m", _WORKER, str(child_end), encode_request(request)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -137,7 +155,7 @@ class _Conversation:
             return f"while it parsed the node {self._last.node}"
         if isinstance(self._last, Progressed):
             return f"in the builder's phase {self._last.phase!r}"
-        return "before it came to the graph"
+        return "before it came to the graph's nodes"
 
     def last_words(self) -> str:
         """The end of the log without its small talk, for a message."""
@@ -171,9 +189,15 @@ def _import_path() -> str:
     return os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
 
 
-def _as_exception(failure: Failed, request: BuildRequest) -> Exception:
+def _as_exception(failure: Failed, request: BuildRequest, log: Iterable[str]) -> Exception:
     if failure.errno is not None:
         return OSError(failure.errno, failure.message, request.output)
+    limit = request.memory_limit_bytes
+    if limit is not None and any(word in text for text in (failure.message, *log) for word in _NO_MEMORY):
+        return BuildError(
+            f"{failure.message}. The build had reached its memory limit of {_mib(limit)}: give it more, or "
+            "lower the largest batch of the profile"
+        )
     kind: type[PosedgeError] = getattr(errors, failure.error)
     return kind(failure.message)
 
@@ -184,11 +208,16 @@ def _describe(status: int) -> str:
     return f"the build ended without a result (exit status {status})"
 
 
-def _advice(status: int) -> str:
+def _advice(status: int, request: BuildRequest) -> str:
     if status == -signal.SIGKILL:
         return (
             "Nothing in posedge killed it: the system does so when memory runs out. Free some memory, or "
             "lower the largest batch of the profile, and build again."
+        )
+    if request.memory_limit_bytes is not None:
+        return (
+            f"It ran under a memory limit of {_mib(request.memory_limit_bytes)}, on which libraries may "
+            "crash: build again with more, or without a limit, to see whether that is the cause."
         )
     if status < 0:
         return (
@@ -196,3 +225,14 @@ def _advice(status: int) -> str:
             "try another version of the library."
         )
     return "Its log says why."
+
+
+def _cause(request: BuildRequest) -> str:
+    if request.memory_limit_bytes is not None:
+        # TensorRT-RTX 1.7.1 was seen to hang for ever when it was refused memory
+        return f"its memory limit of {_mib(request.memory_limit_bytes)} may be the cause: give it more"
+    return "the graph is the cause: simplify it (posedge deploy) and build again"
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.0f} MiB"

@@ -1,8 +1,7 @@
-"""What each TensorRT library offers, as data, and which of them is installed.
+"""The TensorRT libraries, and which of them is installed.
 
 Two libraries share most of one Python API: TensorRT, whose builder needs a GPU, and TensorRT-RTX, whose
-builder does not. All that differs between them and between their versions is in the tables here; the
-worker asks the tables and never compares version numbers itself.
+builder does not. What their versions offer stands in releases.py.
 """
 
 import importlib
@@ -10,24 +9,12 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import cast
 
 from ..errors import BuildError, MissingExtraError
-
-
-@dataclass(frozen=True)
-class Release:
-    """What the versions from ``first`` up to, but not including, ``before`` offer (major, minor).
-
-    network_flags: names in NetworkDefinitionCreationFlag to set. Their values differ between versions
-        (STRONGLY_TYPED is 1 in TensorRT 10 and 0 in 11), so they are looked up by name.
-    progress_monitor: whether the builder reports through IProgressMonitor.
-    """
-
-    first: tuple[int, int]
-    before: tuple[int, int]
-    network_flags: tuple[str, ...]
-    progress_monitor: bool = True
+from .library import Library
+from .options import BuildOptions
+from .releases import TENSORRT, TENSORRT_KNOWN_BAD, TENSORRT_RTX, Release
 
 
 @dataclass(frozen=True)
@@ -40,6 +27,7 @@ class Flavour:
     needs_gpu: whether its builder works only where a GPU is.
     magic: the first bytes of its engine files, or None where they are not documented or measured.
     size_offset: where the header holds the file's size as a little-endian 64-bit number, or None.
+    known_bad: how versions begin that build but should not be used, and why.
     """
 
     name: str
@@ -50,6 +38,7 @@ class Flavour:
     releases: tuple[Release, ...]
     magic: bytes | None = None
     size_offset: int | None = None
+    known_bad: tuple[tuple[str, str], ...] = ()
 
     def release(self, version: str) -> Release:
         """The entry for a version such as "10.3.0". Raises BuildError for one that is not supported."""
@@ -62,10 +51,36 @@ class Flavour:
         for release in self.releases:
             if release.first <= (major, minor) < release.before:
                 return release
+        ranges = ", ".join(
+            f"{_dotted(each.first)} to before {_dotted(each.before)}" for each in self.releases
+        )
         raise BuildError(
-            f"{self.module} {version} is not supported: posedge builds with {self.module} from "
-            f"{_dotted(self.releases[0].first)} up to, but not including, "
-            f"{_dotted(self.releases[-1].before)}. Install one of these: {self.install}"
+            f"{self.module} {version} is not supported: posedge builds with {self.module} {ranges}. "
+            f"Install one of these: {self.install}"
+        )
+
+    def check(self, version: str, options: BuildOptions) -> None:
+        """Raise BuildError for an option that this version does not honour: none is ever ignored."""
+        release = self.release(version)
+        for name in options.asked():
+            if name in release.cannot:
+                raise BuildError(
+                    f"{self.module} {version} has no {name.replace('_', ' ')}: {release.cannot[name]}. "
+                    "Leave the option out"
+                )
+        unknown = sorted(set(options.target_sms) - set(release.target_sms))
+        if unknown:
+            raise BuildError(
+                f"{self.module} {version} cannot build for SM {', '.join(map(str, unknown))}; "
+                f"it has {', '.join(map(str, release.target_sms))}"
+            )
+
+    def warnings(self, version: str) -> tuple[str, ...]:
+        """What is known against a version that builds all the same."""
+        return tuple(
+            f"{self.module} {version}: {reason}"
+            for start, reason in self.known_bad
+            if f"{version}.".startswith(f"{start}.")
         )
 
 
@@ -77,11 +92,8 @@ FLAVOURS = (
         distributions=("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
         install="TensorRT comes with JetPack on Jetson and from NVIDIA's repositories elsewhere",
         needs_gpu=True,
-        releases=(
-            Release(first=(10, 0), before=(11, 0), network_flags=("STRONGLY_TYPED",)),
-            # always strongly typed, so there is nothing to ask for
-            Release(first=(11, 0), before=(12, 0), network_flags=()),
-        ),
+        releases=TENSORRT,
+        known_bad=TENSORRT_KNOWN_BAD,
     ),
     Flavour(
         name="tensorrt_rtx",
@@ -89,7 +101,7 @@ FLAVOURS = (
         distributions=("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
         install="pip install 'posedge[tensorrt-rtx]'",
         needs_gpu=False,
-        releases=(Release(first=(1, 7), before=(2, 0), network_flags=()),),
+        releases=TENSORRT_RTX,
         magic=b"vtrt",
         size_offset=16,
     ),
@@ -134,8 +146,8 @@ def installed_version(flavour: Flavour) -> str | None:
     return None
 
 
-def import_first(flavours: Sequence[Flavour]) -> tuple[Flavour, Any]:
-    """Import the first flavour that can be imported; returns it with its (untyped) module.
+def import_first(flavours: Sequence[Flavour]) -> tuple[Flavour, Library]:
+    """Import the first flavour that can be imported; returns it with its module.
 
     ``tensorrt`` on the package index is a stub that installs and then fails to import, so being installed
     is not enough. Raises MissingExtraError, with the reasons, when all fail.
@@ -143,18 +155,34 @@ def import_first(flavours: Sequence[Flavour]) -> tuple[Flavour, Any]:
     reasons = []
     for flavour in flavours:
         try:
-            return flavour, importlib.import_module(flavour.module)
+            return flavour, cast(Library, importlib.import_module(flavour.module))
         except (ImportError, OSError, RuntimeError) as error:
             reasons.append(f"{flavour.module} cannot be imported ({error})")
     raise MissingExtraError("; ".join([*reasons, str(_missing(flavours))]))
 
 
-def network_flags(trt: Any, release: Release) -> int:
-    """The argument of ``create_network``: one bit per flag, at the place that this version gives it."""
-    flags = 0
-    for name in release.network_flags:
-        flags |= 1 << int(getattr(trt.NetworkDefinitionCreationFlag, name))
-    return flags
+def check_options(options: BuildOptions, wanted: str | None = None) -> None:
+    """Raise BuildError when no TensorRT here honours the options, so that it is not found after an hour.
+
+    Only what the packages say of their versions is asked; without a TensorRT here nothing is known and
+    nothing raised. A build asks the library itself.
+    """
+    refusals = []
+    try:
+        flavours = installed_flavours(wanted)
+    except MissingExtraError:
+        return
+    for flavour in flavours:
+        version = installed_version(flavour)
+        if version is None:
+            return
+        try:
+            flavour.check(version, options)
+        except BuildError as error:
+            refusals.append(str(error))
+        else:
+            return
+    raise BuildError("; ".join(refusals))
 
 
 def _missing(choice: Sequence[Flavour]) -> MissingExtraError:

@@ -3,25 +3,10 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ..errors import BuildError
-
-
-@dataclass(frozen=True)
-class BatchProfile:
-    """The batch sizes an engine accepts (min to max) and the one it is tuned for (opt)."""
-
-    min: int = 1
-    opt: int = 8
-    max: int = 32
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.opt <= self.max:
-            raise BuildError(
-                f"batch profile min {self.min}, opt {self.opt}, max {self.max}: "
-                "they must be positive and in this order"
-            )
+from .options import BatchProfile, BuildOptions
 
 
 @dataclass(frozen=True)
@@ -31,13 +16,15 @@ class BuildRequest:
     graph, output: absolute paths of the ONNX file and of the file to fill with the engine.
     flavours: names to try, best first; the next one is tried only when one cannot be imported.
     parent: process id of the parent, whose end ends the child.
+    memory_limit_bytes: how much memory the child may write to; None for no limit.
     """
 
     graph: str
     output: str
     flavours: tuple[str, ...]
-    profile: BatchProfile
+    options: BuildOptions
     parent: int
+    memory_limit_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,12 +44,19 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Built:
-    """The engine lies in the output file. seconds: parsing and building, without starting Python."""
+    """The engine lies in the output file.
+
+    seconds: parsing and building, without starting Python.
+    gpu_layers: with a DLA core, the names of the layers that fall back to the GPU.
+    notes: what the user should hear of, a line each.
+    """
 
     flavour: str
     version: str
     seconds: float
     peak_memory_bytes: int
+    gpu_layers: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,19 +75,23 @@ _EVENTS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Parsing, Progr
 
 def encode_request(request: BuildRequest) -> str:
     """A request as one line of JSON."""
-    return json.dumps(dataclasses.asdict(request))
+    return json.dumps(dataclasses.asdict(request), default=str)  # paths
 
 
 def decode_request(text: str) -> BuildRequest:
     """The inverse of encode_request."""
     fields = json.loads(text)
-    return BuildRequest(
-        graph=fields["graph"],
-        output=fields["output"],
-        flavours=tuple(fields["flavours"]),
-        profile=BatchProfile(**fields["profile"]),
-        parent=fields["parent"],
-    )
+    fields["options"] = _decode_options(fields["options"])
+    fields["flavours"] = tuple(fields["flavours"])
+    return BuildRequest(**fields)
+
+
+def _decode_options(fields: dict[str, Any]) -> BuildOptions:
+    cache = fields["timing_cache"]
+    fields["timing_cache"] = None if cache is None else Path(cache)
+    fields["target_sms"] = tuple(fields["target_sms"])
+    fields["profile"] = BatchProfile(**fields["profile"])
+    return BuildOptions(**fields)
 
 
 def encode_event(event: Event) -> bytes:
@@ -104,5 +102,9 @@ def encode_event(event: Event) -> bytes:
 def decode_event(line: bytes) -> Event:
     """The inverse of encode_event."""
     fields = json.loads(line)
-    event: Event = _EVENTS[fields.pop("event")](**fields)
+    kind = _EVENTS[fields.pop("event")]
+    # JSON has no tuples
+    event: Event = kind(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    )
     return event

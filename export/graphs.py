@@ -3,7 +3,8 @@
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from ..errors import GraphError
 from ..files import write_bytes
 from ..runtime.spec import METADATA_KEY, ModelSpec, spec_from_dict
+from .light import without_weights
 
 BATCH_AXIS = "n"  # the symbolic name of axis 0 in every graph that posedge writes
 
@@ -61,7 +63,8 @@ def serialize(model: ModelProto) -> bytes:
 def check_graph(model: ModelProto, where: str) -> None:
     """onnx.checker, shape inference included, and one float input of rank 4. Raises GraphError."""
     try:
-        onnx.checker.check_model(model, full_check=True)
+        # which would hold the weights three times more, and only reads their types and shapes
+        onnx.checker.check_model(without_weights(model), full_check=True)
     except Exception as error:  # ValidationError, InferenceError, ValueError above 2 GB
         raise GraphError(f"{where}: onnx.checker rejects the graph: {first_line(error)}") from error
     input_ = graph_input(model, where)
@@ -169,27 +172,45 @@ def random_batch(spec: ModelSpec, size: int, seed: int = 0) -> NDArray[np.float3
 def run_graph(
     model: ModelProto, batch: NDArray[Any], outputs: Sequence[str] | None = None, optimise: bool = False
 ) -> dict[str, NDArray[Any]]:
-    """Run ``model`` with onnxruntime on the CPU; ``outputs`` (default: all) by name.
+    """Run ``model`` once, as ``GraphRunner`` does."""
+    return GraphRunner(model, outputs, optimise)(batch)
+
+
+class GraphRunner:
+    """``model`` on onnxruntime's CPU kernels; ``outputs`` (default: all) by name.
 
     ``optimise`` fuses nodes as deployment does; without it every node is computed as written. Raises
-    GraphError with onnxruntime's words.
+    GraphError with onnxruntime's words, here and when it is called.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors: warnings of unused weights and the like are no news here
-    # a graph runs once or twice here: threads that spin between nodes only take the cores from others
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not optimise:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    names = list(outputs) if outputs is not None else [value.name for value in model.graph.output]
-    feed = {graph_input(model, "the graph").name: batch}
+
+    def __init__(
+        self, model: ModelProto, outputs: Sequence[str] | None = None, optimise: bool = False
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors: warnings of unused weights and the like are no news here
+        # a graph runs once or twice here: threads that spin between nodes only take the cores from others
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not optimise:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._outputs = list(outputs) if outputs is not None else [value.name for value in model.graph.output]
+        self._input = graph_input(model, "the graph").name
+        with _in_our_words():
+            self._session = _session(model, options)
+
+    def __call__(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        with _in_our_words():
+            values = self._session.run(self._outputs, {self._input: batch})
+        return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
     try:
-        session = _session(model, options)
-        values: list[NDArray[Any]] = [np.asarray(value) for value in session.run(names, feed)]
+        yield
     except GraphError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common class of their own
         raise GraphError(f"onnxruntime cannot run the graph: {first_line(error)}") from error
-    return dict(zip(names, values, strict=True))
 
 
 def _session(model: ModelProto, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:

@@ -2,33 +2,40 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
-from ..progress import SILENT, Progress
 from .graph_cost import cost_of
 from .graph_options import GraphOptions
-from .passes.base import GraphPass, Report, apply_passes
+from .passes.base import GraphPass, Report, unheard
 from .passes.merge_groups import MergeGroups
 from .passes.pad_channels import PadChannels
 from .passes.split_transposed import SplitTransposed
 
 
-def rewrite(
-    model: ModelProto, options: GraphOptions, batch: NDArray[np.float32], progress: Progress = SILENT
-) -> ModelProto:
-    """``model`` with the rewrites of ``options``, proven to compute the same for ``batch`` (N, 3, H, W).
+def rewrites(options: GraphOptions, report: Report = unheard) -> list[GraphPass]:
+    """The passes that ``options`` ask for, in their order; none for PLAIN.
 
-    ``progress`` hears what each did, what it left alone and why, and what that costs. Raises GraphError
-    that names the rewrite at fault.
+    ``report`` hears what each did, what it left alone and why, and what that costs.
     """
-    current = model
-    for step in _passes(options, progress.note):
-        before = cost_of(current)
-        current = apply_passes(current, [step], batch)
-        progress.note(f"{step.name}: {before} before; {cost_of(current)} after")
-    return current
+    return [_Costed(step, report) for step in _passes(options, report)]
+
+
+class _Costed(GraphPass):
+    """A pass that says what the graph costs before and after it."""
+
+    def __init__(self, step: GraphPass, report: Report) -> None:
+        self._step = step
+        self._report = report
+
+    @property
+    def name(self) -> str:
+        return self._step.name
+
+    def edit(self, model: ModelProto) -> ModelProto:
+        before = cost_of(model)
+        edited = self._step.edit(model)
+        self._report(f"{self.name}: {before} before; {cost_of(edited)} after")
+        return edited
 
 
 def _passes(options: GraphOptions, note: Report) -> Iterator[GraphPass]:

@@ -17,7 +17,7 @@ from ..errors import GraphError
 from ..memory import large_blocks_returned
 from ..progress import SILENT, Progress
 from ..runtime.spec import ModelSpec
-from .graphs import check_spec, load_graph, random_batch, run_graph
+from .graphs import GraphRunner, check_spec, load_graph, random_batch, run_graph
 from .passes.base import TOLERANCE, relative_difference
 from .passes.name_nodes import module_of
 
@@ -79,10 +79,11 @@ def verify_export(
     check_spec(graph, spec, str(path))
     cases = list(_cases(spec, crops, batches))
     comparisons = []
+    run = GraphRunner(graph, [spec.output_name], optimise=True)
     with progress.task(f"verify {spec.name}", len(cases)) as task:
         for index, (inputs, batch) in enumerate(cases):
             expected = _torch_output(model, batch)
-            actual = run_graph(graph, batch, [spec.output_name], optimise=True)[spec.output_name]
+            actual = run(batch)[spec.output_name]
             relative = relative_difference(expected, actual)
             if relative > tolerance:
                 what = _how_apart(expected, actual, tolerance)

@@ -62,6 +62,9 @@ class HostPipeline:
             raise SessionError(CLOSED)
         return self._session
 
+    def warmed_up(self) -> None:
+        """Nothing is kept."""
+
     @contextmanager
     def lane(self) -> Iterator["HostLane"]:
         """A lane; it owns nothing that must be given back."""

@@ -81,6 +81,9 @@ class Pipeline(Protocol):
     def lost(self) -> str | None:
         """Why it cannot work any more, None while it can."""
 
+    def warmed_up(self) -> None:
+        """What is ready now may be kept for the next process."""
+
     def lane(self) -> AbstractContextManager[Lane]:
         """A lane for one call or stream."""
 

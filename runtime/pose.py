@@ -145,6 +145,24 @@ class PoseEstimator:
         """
         return self._stream(self._open_pipeline(), numbered(images, boxes))
 
+    def warmup(self, image_wh: tuple[int, int] = (1920, 1080), sizes: Iterable[int] | None = None) -> None:
+        """Do now what the first calls would: set up and capture batches, and take memory.
+
+        image_wh: width and height of the largest images to come. sizes: how many persons the batches have;
+        None is each from 1 to ``max_batch``. After it nothing is allocated on a GPU for such images, in calls
+        and in one stream at a time.
+
+        Raises as ``__call__`` does.
+        """
+        width, height = image_wh
+        image, box = np.zeros((height, width, 3), np.uint8), [0, 0, width, height]
+        sizes = range(1, self._max_batch + 1) if sizes is None else list(sizes)
+        for size in sizes:
+            self(image, [box] * size)
+        for _ in self.stream([image] * (2 * self._max_batch), [[box]] * (2 * self._max_batch)):
+            pass  # both sets of buffers have room for as many images as a batch can have
+        self._open_pipeline().warmed_up()
+
     def profile(self, image: object, boxes: ArrayLike, rounds: int = 10) -> dict[str, float]:
         """Milliseconds of each stage for an image and its boxes: the median of ``rounds`` after a first one.
 

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from posedge.engines import BatchProfile
+from posedge.engines import BatchProfile, BuildOptions
 from posedge.options import DataPaths, DeployOptions
 from posedge.runtime.spec import ModelSpec
 
@@ -176,7 +176,7 @@ def options(small_pose: Path, small_spec: ModelSpec, coco: Path, tmp_path: Path)
         data=DataPaths(coco / "val.json", coco / "images", coco / "train.json"),
         spec=spec,
         flip_test=False,
-        profile=BatchProfile(1, 2, 4),
+        build=BuildOptions(BatchProfile(1, 2, 4)),
         calibration_crops=8,
         limit=12,
         batch_sizes=(1, 2),

@@ -71,6 +71,7 @@ STAGES = [
     "measure int8",
     "compare fp16",
     "compare int8",
+    "report",
 ]
 
 
@@ -118,6 +119,7 @@ def test_a_second_run_does_nothing_and_a_change_only_what_depends_on_it(options:
     second = deploy(options, listener)
     assert sorted(listener.kept) == sorted(STAGES)
     assert second.report == first.report
+    assert listener.notes[-1] == "nothing has changed since the last run: nothing was built or measured"
     assert (second.directory / "bundle.json").read_bytes() == sealed
 
     listener = Listener()
@@ -126,11 +128,22 @@ def test_a_second_run_does_nothing_and_a_change_only_what_depends_on_it(options:
     assert not {"int8", "engine int8", "measure int8"} & set(listener.kept)
 
 
+def test_other_build_options_make_other_engines(options: DeployOptions) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs the extra tensorrt-rtx")
+    options = replace(options, precisions=("fp32",))
+    deploy(options)
+    listener = Listener()
+    deploy(replace(options, build=replace(options.build, target_sms=(86,))), listener)
+    assert "export" in listener.kept
+    assert "engine fp32" not in listener.kept
+
+
 def test_a_variant_that_comes_later_is_compared_with_what_the_reference_found(options: DeployOptions) -> None:
     deploy(replace(options, precisions=("fp32",)))
     listener = Listener()
     outcome = deploy(replace(options, precisions=("fp32", "fp16")), listener)
     assert listener.kept == ["export", "engine fp32", "measure fp32"]
+    assert not [note for note in listener.notes if note.startswith("nothing has changed")]
     first = outcome.report.variants[1].drop_interval
     assert isinstance(first, Interval)
 
@@ -163,7 +176,7 @@ def test_another_rewrite_of_the_graph_makes_everything_again(options: DeployOpti
     assert note == "Graph: channels are padded with zeros to multiples of 32."
     listener = Listener()
     deploy(padded, listener)
-    assert listener.kept == ["export", "engine fp32", "measure fp32"]
+    assert listener.kept == ["export", "engine fp32", "measure fp32", "report"]
 
 
 def test_a_damaged_result_is_made_again(options: DeployOptions) -> None:

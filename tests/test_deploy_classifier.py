@@ -18,7 +18,7 @@ from posedge.benchmarks.report.results import EvaluatedImages
 from posedge.calibration.imagenet import ImageNet
 from posedge.cli import main
 from posedge.deploy import Outcome, deploy
-from posedge.engines import BatchProfile
+from posedge.engines import BatchProfile, BuildOptions
 from posedge.errors import BundleError, DataError
 from posedge.options import DataPaths, DeployOptions, ImageNetPaths
 from posedge.runtime.images import read_image, write_png
@@ -96,7 +96,7 @@ def make_options(root: Path) -> DeployOptions:
         output=root / "out",
         data=ImageNetPaths.imagenet(root / "imagenet"),
         spec=root / "spec.json",
-        profile=BatchProfile(1, 2, 4),
+        build=BuildOptions(BatchProfile(1, 2, 4)),
         calibration_crops=12,
         batch_sizes=(1, 2),
         seconds=0.05,

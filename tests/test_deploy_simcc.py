@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from posedge import ModelSpec, PoseEstimator
 from posedge.deploy import deploy
-from posedge.engines import BatchProfile
+from posedge.engines import BatchProfile, BuildOptions
 from posedge.errors import GraphError
 from posedge.export.graphs import load_graph, run_graph
 from posedge.export.onnx_export import prepare_onnx
@@ -106,7 +106,7 @@ def test_the_main_job_from_an_onnx_file_to_joints(network: Path, coco: Path, tmp
             output=tmp_path / "out",
             data=DataPaths(coco / "val.json", coco / "images", coco / "train.json"),
             spec=spec,
-            profile=BatchProfile(1, 2, 4),
+            build=BuildOptions(BatchProfile(1, 2, 4)),
             calibration_crops=8,
             limit=12,
             batch_sizes=(1, 2),

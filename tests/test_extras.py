@@ -80,6 +80,23 @@ def test_each_command_names_what_is_missing_before_it_works(tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
+def test_learning_and_search_ask_for_torch_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not read")
+    rest = [str(tmp_path / "model.onnx"), "--coco", str(tmp_path), "-o", str(tmp_path / "out")]
+    asking = [["deploy", *rest, "--learn"], ["deploy", *rest, "--max-drop", "0.01"]]
+    asking.append(["calibrate", *rest, "--learn"])
+    without_int8 = ["deploy", *rest, "--learn", "--max-drop", "0.01", "--precision", "fp32,fp16"]
+    cases = [(["torch"], command) for command in (*asking, without_int8)]
+    *answers, last = json.loads(in_new_process(HIDING, json.dumps(cases)))
+    for code, said in answers:
+        assert code == 1
+        assert "posedge: torch is needed here and not installed" in said
+        assert "posedge[export]" in said
+    assert last[0] == 1
+    assert "is not ONNX" in last[1], "no INT8, no torch"
+    assert not (tmp_path / "out").exists()
+
+
 def test_calibration_takes_what_it_uses(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not read")
     command = ["calibrate", str(tmp_path / "model.onnx"), "--coco", str(tmp_path)]

@@ -28,8 +28,8 @@ from posedge.export.graph_cost import cost_of
 from posedge.export.graph_options import PLAIN, GraphOptions
 from posedge.export.graphs import load_graph, random_batch, run_graph, save_graph, spec_of
 from posedge.export.onnx_export import export_onnx
-from posedge.export.passes.base import relative_difference
-from posedge.export.rewrite import rewrite
+from posedge.export.passes.base import apply_passes, relative_difference
+from posedge.export.rewrite import rewrites
 from posedge.export.zoo import ZOO, build_model
 from posedge.files import write_text
 from posedge.progress import LineProgress
@@ -46,7 +46,7 @@ def table(model: ModelProto, groups: Sequence[int]) -> str:
     expected = _outputs(model, batch)
     lines = [f"| {' | '.join(_COLUMNS)} |", "|-" * len(_COLUMNS) + "|"]
     for form, options in _forms(groups):
-        result = rewrite(model, options, batch, LineProgress(sys.stderr))
+        result = apply_passes(model, rewrites(options, LineProgress(sys.stderr).note), batch)
         if options != PLAIN and result.graph.node == model.graph.node and _weights(result) == _weights(model):
             cells = ["changes nothing", *[""] * (len(_COLUMNS) - 2)]
         else:

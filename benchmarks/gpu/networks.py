@@ -7,7 +7,10 @@ from ...engines import BatchProfile, build_engine
 from ...errors import PosedgeError
 from ...runtime.bundle import Bundle, open_bundle
 from ...runtime.cuda.context import Context
+from ...runtime.engine_files import trusted_engine
 from ...runtime.sessions.tensorrt import TensorRTSession
+from ...runtime.sessions.tensorrt_engine import import_library
+from ...runtime.target import mismatch, target_here
 from .bench import Bench
 from .torch_network import TorchNetwork
 
@@ -45,20 +48,22 @@ def open_network(
 
 
 def bundle_session(context: Context, bundle: Bundle, variant: str, batch: int) -> TensorRTSession:
-    """A variant's engine on a device; one that is missing is built for it, tuned for ``batch``.
+    """A variant's engine on a device; one that is missing or of another device is built, tuned for ``batch``.
 
     Raises what TensorRTSession and build_engine raise.
     """
     files = bundle.variant(variant)
-    if files.engine is not None:
-        library = str(files.engine_built_with).split()[0]
-        path = bundle.path(files.engine)
-        return _session(context, bundle, path.read_bytes(), library, str(path))
+    if files.built is not None:
+        library = files.built.target.library
+        here = target_here(library, import_library(library).__version__)
+        if mismatch(files.built.target, here) is None:
+            return _session(context, bundle, trusted_engine(bundle, variant, here), library, variant)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{variant}.engine"
         built = build_engine(bundle.path(files.graph), path, BatchProfile(1, batch, max(32, batch)))
-        return _session(context, bundle, path.read_bytes(), built.flavour, f"the engine of {variant}")
+        return _session(context, bundle, path.read_bytes(), built.flavour, variant)
 
 
-def _session(context: Context, bundle: Bundle, engine: bytes, library: str, where: str) -> TensorRTSession:
+def _session(context: Context, bundle: Bundle, engine: bytes, library: str, variant: str) -> TensorRTSession:
+    where = f"the engine of {variant}"
     return TensorRTSession(engine, bundle.spec, library=library, context=context, where=where)

@@ -8,6 +8,7 @@ Keys, always all of them and always in the same order; ``docs/receipt.md`` descr
     variants.NAME.latency_ms                             p50, p90, p99 of the session at its smallest batch
     variants.NAME.speed.{session,pipeline,engine}        all batch sizes
     variants.NAME.graph_bytes, .engine_bytes, .engine    sizes and how the engine was built
+    variants.NAME.self_test                              what posedge verify --run found
     variants.NAME.measured_on                            for each figure above, with and on what
     variants.NAME.not_measured                           for each null above, why
 
@@ -25,6 +26,7 @@ from typing import Any
 
 from ...errors import BundleError
 from ...files import write_text
+from ..self_test import SelfTest
 from ..speed import NotMeasured, Speed
 from .receipt_reader import SCHEMA, report_from
 from .results import BuiltEngine, Interval, MeasuredAccuracy, MeasuredSpeed, Report, VariantReport, Wording
@@ -106,13 +108,26 @@ def _variant(report: Report, variant: VariantReport) -> dict[str, Any]:
             "pipeline": _speeds(variant.pipeline_speed, words.unit),
             "engine": _speeds(variant.engine_speed, words.unit),
         },
+        "self_test": _self_test(variant.self_test),
         "measured_on": _measured_on(variant, drop, words),
         "not_measured": _not_measured(variant, drop, words),
     }
 
 
 def _engine(engine: BuiltEngine) -> dict[str, Any]:
-    return {"flavour": engine.flavour, "version": engine.version, "build_seconds": engine.build_seconds}
+    return {
+        "flavour": engine.flavour,
+        "version": engine.version,
+        "build_seconds": engine.build_seconds,
+        "gpu_layers": list(engine.gpu_layers),
+    }
+
+
+def _self_test(test: SelfTest | NotMeasured) -> dict[str, Any] | None:
+    if isinstance(test, NotMeasured):
+        return None
+    values = {key: value for key, value in asdict(test).items() if key != "measured_on"}
+    return {**values, "latency_ms": list(test.latency_ms), "passed": not test.failures}
 
 
 def _speeds(speed: MeasuredSpeed | NotMeasured, unit: str) -> list[dict[str, Any]] | None:
@@ -127,7 +142,7 @@ def _speeds(speed: MeasuredSpeed | NotMeasured, unit: str) -> list[dict[str, Any
 
 def _sections(
     variant: VariantReport, drop: float | NotMeasured, words: Wording
-) -> list[tuple[tuple[str, ...], MeasuredAccuracy | MeasuredSpeed | BuiltEngine | NotMeasured]]:
+) -> list[tuple[tuple[str, ...], MeasuredAccuracy | MeasuredSpeed | BuiltEngine | SelfTest | NotMeasured]]:
     """Which keys of the receipt come from which part of the report."""
     accuracy, interval = variant.accuracy, variant.drop_interval
     return [
@@ -138,6 +153,7 @@ def _sections(
         (("speed.pipeline",), variant.pipeline_speed),
         (("speed.engine",), variant.engine_speed),
         (("engine_bytes", "engine"), variant.engine),
+        (("self_test",), variant.self_test),
     ]
 
 
@@ -161,6 +177,10 @@ def _not_measured(variant: VariantReport, drop: float | NotMeasured, words: Word
                 reasons[f"figures.{key}"] = "no person of this size was to be found"
     if isinstance(variant.session_speed, MeasuredSpeed):
         reasons.update(_too_few_samples("latency_ms", variant.session_speed.smallest))
+    if isinstance(variant.self_test, SelfTest):
+        for key, value in asdict(variant.self_test).items():
+            if value is None:
+                reasons[f"self_test.{key}"] = "outputs are not finite"
     for key in ("session", "pipeline", "engine"):
         speed = getattr(variant, f"{key}_speed")
         if isinstance(speed, MeasuredSpeed):

@@ -8,6 +8,7 @@ from ...errors import BundleError, GraphError
 from ...runtime.spec import spec_from_dict
 from ..coco import CocoFigures
 from ..imagenet import ImageNetFigures
+from ..self_test import SelfTest
 from ..speed import NotMeasured, Percentiles, Speed
 from .results import (
     WORDINGS,
@@ -22,7 +23,7 @@ from .results import (
     Wording,
 )
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def _variant(name: str, entry: _Object, words: Wording) -> VariantReport:
         pipeline_speed=_speed(entry, speed, "pipeline", words),
         engine_speed=_speed(entry, speed, "engine", words),
         drop_interval=_interval(entry, f"{words.key}_drop_interval"),
+        self_test=_self_test(entry),
     )
 
 
@@ -132,6 +134,23 @@ def _interval(entry: _Object, key: str) -> Interval | NotMeasured:
     return Interval(low, high)
 
 
+def _self_test(entry: _Object) -> SelfTest | NotMeasured:
+    if entry.take("self_test", dict, None) is None:
+        return _reason(entry, "self_test")
+    test = entry.child("self_test")
+    latencies = test.take("latency_ms", list)
+    return SelfTest(
+        test.take("sha256", str),
+        test.take("batch", int),
+        test.take("row_difference", float, None),
+        test.take("batch_difference", float, None),
+        test.take("rebuild_difference", float, None),
+        test.take("tolerance", float),
+        tuple(_Object({"latency_ms": value}, test.where).take("latency_ms", float) for value in latencies),
+        entry.child("measured_on").take("self_test", str),
+    )
+
+
 def _engine(entry: _Object) -> BuiltEngine | NotMeasured:
     if entry.take("engine", dict, None) is None:
         return _reason(entry, "engine_bytes")
@@ -142,6 +161,7 @@ def _engine(entry: _Object) -> BuiltEngine | NotMeasured:
         engine.take("flavour", str),
         engine.take("version", str),
         entry.child("measured_on").take("engine_bytes", str),
+        _lines(engine, "gpu_layers"),
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ...runtime.spec import ModelSpec
 from ..coco import CocoFigures
 from ..imagenet import ImageNetFigures
+from ..self_test import SelfTest
 from ..speed import NotMeasured, Speed
 
 # a variant that has lost this share of the reference's accuracy is broken, not merely over its budget
@@ -82,16 +83,21 @@ class MeasuredSpeed:
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """A TensorRT engine: its size, how long its build took, by which library, and where."""
+    """A TensorRT engine: its size, how long its build took, by which library, and where.
+
+    gpu_layers: with a DLA core, the names of the layers that run on the GPU because the DLA cannot.
+    """
 
     engine_bytes: int
     build_seconds: float
     flavour: str
     version: str
     built_on: str
+    gpu_layers: tuple[str, ...] = ()
 
 
 _NOT_COMPARED = NotMeasured("it was compared with no other variant")
+NOT_TESTED = NotMeasured("posedge verify --run has not been run")
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,8 @@ class VariantReport:
     graph_bytes: size of its ONNX file.
     session_speed: the network alone in the backend that ``measured_on`` names. pipeline_speed: from decoded
     image to keypoints in the same backend. engine_speed: the network alone in its TensorRT engine.
-    drop_interval: how sure the drop of AP or top-1 from the reference is.
+    drop_interval: how sure the drop of AP or top-1 from the reference is. self_test: whether it runs as it
+    should.
     """
 
     name: str
@@ -112,6 +119,7 @@ class VariantReport:
     pipeline_speed: MeasuredSpeed | NotMeasured
     engine_speed: MeasuredSpeed | NotMeasured
     drop_interval: Interval | NotMeasured = _NOT_COMPARED
+    self_test: SelfTest | NotMeasured = NOT_TESTED
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,11 @@
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from ..graphs import dims
 from .base import GraphPass
+from .shapes import inferred_shapes
 
 # coordinate rules by which a Resize to the same size takes every pixel from its own place
 _EXACT_COORDINATES = (
@@ -31,10 +30,7 @@ class FixResizeScales(GraphPass):
     """
 
     def edit(self, model: ModelProto) -> ModelProto:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-        shapes = {
-            value.name: dims(value) for value in [*inferred.value_info, *inferred.input, *inferred.output]
-        }
+        shapes = inferred_shapes(model)
         for index, node in enumerate(model.graph.node):
             if node.op_type == "Resize" and len(node.input) == 4 and node.input[3]:
                 scales = _scales(shapes.get(node.input[0]), shapes.get(node.output[0]))

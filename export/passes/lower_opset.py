@@ -6,8 +6,9 @@ import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from ...errors import GraphError
-from ..graphs import dims, opset_of
+from ..graphs import opset_of
 from .base import GraphPass
+from .shapes import inferred_shapes
 
 # The newest opset that the parser of TensorRT 8.6 (JetPack 6.0) knows; newer ones read it too.
 OPSET = 17
@@ -16,7 +17,6 @@ OPSET = 17
 IR_VERSION = 8
 
 _NEWER_OPSET = 18
-_LARGE_CONSTANT = 4096  # bytes; larger ones are weights, no shapes
 _NEW_RESIZE_ATTRIBUTES = ("antialias", "axes", "keep_aspect_ratio_policy")
 
 
@@ -33,7 +33,7 @@ class LowerOpset(GraphPass):
             raise GraphError(f"the graph is written in opset {opset}; {OPSET} or {_NEWER_OPSET} was expected")
         constants = {tensor.name: tensor for tensor in model.graph.initializer}
         if opset == _NEWER_OPSET:
-            shapes = _shapes(model)  # once, because inference reads the whole file, weights included
+            shapes = inferred_shapes(model)
             for index, node in enumerate(model.graph.node):
                 if node.domain in ("", "ai.onnx") and _changed(node):
                     _lower(node, index, shapes, constants)
@@ -45,24 +45,6 @@ class LowerOpset(GraphPass):
 
 def _changed(node: NodeProto) -> bool:
     return onnx.defs.get_schema(node.op_type, _NEWER_OPSET).since_version == _NEWER_OPSET
-
-
-def _shapes(model: ModelProto) -> dict[str, list[int | str] | None]:
-    """Shapes of all tensors. Inference copies what it is given, so large weights are only declared to it."""
-    light = helper.make_model(
-        helper.make_graph(model.graph.node, "shapes", model.graph.input, model.graph.output),
-        opset_imports=model.opset_import,
-        ir_version=model.ir_version,
-    )
-    for tensor in model.graph.initializer:
-        if len(tensor.raw_data) > _LARGE_CONSTANT:
-            light.graph.input.append(
-                helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            )
-        else:
-            light.graph.initializer.append(tensor)
-    inferred = onnx.shape_inference.infer_shapes(light).graph
-    return {value.name: dims(value) for value in [*inferred.value_info, *inferred.output, *inferred.input]}
 
 
 def _lower(

@@ -1,5 +1,7 @@
 """Fold constants and batch norms, and drop nodes that do nothing."""
 
+import gc
+
 import onnx
 import onnxslim
 from onnx import ModelProto
@@ -26,6 +28,7 @@ class Simplify(GraphPass):
             slim = onnxslim.slim(model)
         except Exception as error:  # it promises no class of its own
             raise GraphError(f"onnxslim failed: {first_line(error)}") from error
+        gc.collect()  # its own form of the graph holds the weights once more, in cycles
         if not isinstance(slim, onnx.ModelProto):
             raise GraphError("onnxslim gave no model back")
         _check_folded(slim)

@@ -78,7 +78,8 @@ class Driver(Protocol):
 
     def destroy_stream(self, stream: Handle) -> None: ...
 
-    def synchronize_stream(self, stream: Handle) -> None: ...
+    def synchronize_stream(self, stream: Handle) -> None:
+        """Wait for a stream, which may be another library's (1: the legacy default, 2: the thread's)."""
 
     def wait_event(self, stream: Handle, event: Handle) -> None: ...
 

@@ -49,7 +49,7 @@ def what_is_missing(
             f"no CUDA binding is installed ({' or '.join(BINDINGS)}). "
             "Install one with: pip install 'posedge[cuda]'",
         )
-    if library is not None and not _is_installed(library):
+    if library is not None and not is_installed(library):
         cure = "It comes with JetPack, and from NVIDIA's repositories"
         if library == "tensorrt_rtx":
             cure = "Install it with: pip install 'posedge[tensorrt-rtx]'"
@@ -89,7 +89,8 @@ def _has_driver() -> bool:
     return True
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Whether a library's module can be found, which is not to say that it loads."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):

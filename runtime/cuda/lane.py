@@ -62,7 +62,7 @@ class DeviceLane:
             placed = image.image
             if placed is None:
                 image.image = placed = self._upload(image, slot)
-                image.slot = slot
+                image.slot, image.planes = slot, ()  # the caller's array is not kept
                 self._hold(slot)  # as long as the image has persons that are in no batch yet
             elif image.slot not in (None, slot, *self._read):
                 self._read.append(image.slot)
@@ -153,15 +153,19 @@ class DeviceLane:
         while True:
             with self._changed:
                 free = next((slot for slot in self._slots if slot.holds == 0), None)
-                if free is None and len(self._slots) == _SLOTS:
+                if len(self._slots) < _SLOTS:
+                    free = None
+                elif free is None:
                     self._changed.wait(0.5)  # not for ever: the pipeline may be closed meanwhile
                     if self._stopped:
                         raise SessionError("the stream has ended.")
-            if free is None and len(self._slots) < _SLOTS:
+            if len(self._slots) < _SLOTS:
                 with self._pipeline.gate:
                     free = self._pipeline.new_slot()
                 self._slots.append(free)
             if free is not None:
+                self._slots.remove(free)
+                self._slots.append(free)  # in turn, so that both soon have the memory that they need
                 free.begin()
                 self._hold(free)
                 self._slot = free

@@ -2,10 +2,10 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from ...errors import SessionError
+from ...errors import OutputError, SessionError
 from ..host_pipeline import CLOSED
 from ..sessions.tensorrt import TensorRTSession
 from ..spec import ModelSpec
@@ -108,6 +108,12 @@ class DevicePipeline:
         """Why no CUDA graphs are captured (any more); None where they are."""
         return self._work.no_graphs
 
+    def warmed_up(self) -> None:
+        """Let TensorRT-RTX keep what it has compiled on this device."""
+        if self._session.captures_itself:
+            with self.gate, suppress(OutputError):  # without a cache it compiles again
+                self._session.warmup([self._session.max_batch])  # which writes its cache
+
     @contextmanager
     def lane(self) -> Iterator[DeviceLane]:
         """A lane for one call or stream."""
@@ -149,7 +155,7 @@ class DevicePipeline:
         self.context.disown(self)
         try:
             with self.context.releasing("close an estimator") as driver:
-                if driver is not None:
+                if driver is not None and not self.stream.closed:  # a closed session has waited
                     self.uploads.synchronize()
                     self.stream.synchronize()  # nothing is freed under running work
         finally:

@@ -158,7 +158,10 @@ class PyCudaDriver:
         self._forget("cuStreamDestroy", stream)
 
     def synchronize_stream(self, stream: Handle) -> None:
-        self._call("cuStreamSynchronize", self._kept[stream].synchronize)
+        if stream in self._kept:
+            self._call("cuStreamSynchronize", self._kept[stream].synchronize)
+        else:  # another library's
+            self._library_call("cuStreamSynchronize", ctypes.c_void_p(stream))
 
     def wait_event(self, stream: Handle, event: Handle) -> None:
         self._call("cuStreamWaitEvent", self._kept[stream].wait_for_event, self._kept[event])

@@ -15,10 +15,11 @@ from ...files import write_bytes
 from ..cuda.context import Context
 from ..spec import ModelSpec
 
-_LIBRARIES = {
+_CURES = {
     "tensorrt": "It comes with JetPack on Jetson and from NVIDIA's repositories elsewhere",
     "tensorrt_rtx": "Install with: pip install 'posedge[tensorrt-rtx]'",
 }
+LIBRARIES = tuple(_CURES)
 
 
 @dataclass(frozen=True)
@@ -232,13 +233,13 @@ class TensorRTEngine:
 
 def import_library(name: str) -> Any:
     """The module of a TensorRT library. Raises MissingExtraError, with how to get it, without it."""
-    if name not in _LIBRARIES:
-        raise SessionError(f"{name!r} is no TensorRT library; choose {' or '.join(_LIBRARIES)}.")
+    if name not in _CURES:
+        raise SessionError(f"{name!r} is no TensorRT library; choose {' or '.join(_CURES)}.")
     try:
         return importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:
         raise MissingExtraError(
-            f"{name} is needed to run this engine and cannot be imported ({error}). {_LIBRARIES[name]}."
+            f"{name} is needed to run this engine and cannot be imported ({error}). {_CURES[name]}."
         ) from error
 
 

@@ -27,6 +27,7 @@ from posedge.benchmarks.report.results import (
     VariantReport,
 )
 from posedge.benchmarks.report.table import WIDTH, remarks, show, tables, text
+from posedge.benchmarks.self_test import SelfTest
 from posedge.benchmarks.speed import NotMeasured, Percentiles, Speed
 from posedge.errors import BundleError, OutputError
 from posedge.runtime.images import read_image
@@ -64,8 +65,17 @@ FP16 = VariantReport(
     NO_GPU,
     Interval(-0.0012, 0.0021),
 )
+TESTED = SelfTest("ab" * 32, 4, 0.0, 2e-7, None, 0.05, (8.25, 8.5, 9.0), PLACE)
 INT8 = VariantReport(
-    "int8", 1946388, accuracy(0.011), engine(2100000), speed(0.7), speed(0.8), NO_GPU, Interval(0.631, 0.69)
+    "int8",
+    1946388,
+    accuracy(0.011),
+    engine(2100000),
+    speed(0.7),
+    speed(0.8),
+    NO_GPU,
+    Interval(0.631, 0.69),
+    TESTED,
 )
 UNKNOWN = NotMeasured("the run was told to skip it")
 NOTHING = VariantReport("mixed", 1, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
@@ -169,6 +179,7 @@ def test_every_key_of_the_receipt_is_documented() -> None:
         *variant,
         *variant["figures"],
         *variant["engine"],
+        *variant["self_test"],
         *variant["speed"],
         *entry,
     ]
@@ -192,8 +203,8 @@ def spoil(path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("schema", 1, "schema 1, this posedge reads 2; .* measure again"),
-        ("schema", 3, "schema 3"),
+        ("schema", 2, "schema 2, this posedge reads 3; .* measure again"),
+        ("schema", 4, "schema 4"),
         ("variants/int8/ap_drop_interval", ..., "'ap_drop_interval' is missing"),
         ("variants/int8/ap_drop_interval", [0.6], "two numbers, low and high"),
         ("variants/int8/ap_drop_interval", [0.6, "0.7"], "ap_drop_interval should be float"),
@@ -219,6 +230,11 @@ def spoil(path: str, value: Any) -> dict[str, Any]:
         ("variants/int8/ap", 0.67, "int8: ap is 0.67 but"),
         ("variants/int8/persons_per_second", 1e9, "persons_per_second is 1000000000.0 but"),
         ("variants/int8/surplus", 1, "surplus is 1 but"),
+        ("variants/int8/self_test", ..., "'self_test' is missing"),
+        ("variants/int8/self_test/batch", "4", "batch should be int"),
+        ("variants/int8/self_test/latency_ms", ["8"], "latency_ms should be float"),
+        ("variants/int8/self_test/passed", True, "passed is True but"),
+        ("variants/fp32/not_measured/self_test", ..., "'self_test' is missing"),
     ],
 )
 def test_a_spoilt_receipt_is_refused(path: str, value: Any, message: str, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ SMALLEST = "rsn_18_256x192"
 FAMILIES = (
     pytest.param(
         "pose_resnext_50_256x192",
-        marks=pytest.mark.xfail(reason="0.987 and 0.994 were measured: chance decides at this noise"),
+        marks=pytest.mark.xfail(reason="0.987 and 0.993 were measured of two seeds: chance decides"),
     ),
     "pose_resnest_50_256x192",
     "rsn_50_256x192",

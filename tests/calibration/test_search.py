@@ -6,6 +6,7 @@ import pytest
 
 from posedge.calibration.search import LEVELS, Drop, SearchResult, search_placement
 from posedge.calibration.sensitivity import LayerSensitivity
+from posedge.errors import CalibrationError
 
 # 100 layers of equal work, of which the first is the worst; together they cost 0.1
 COSTS = {f"conv{index}": 0.05 * 0.5**index for index in range(100)}
@@ -107,3 +108,38 @@ def test_layers_that_do_no_harm_stay_in_int8() -> None:
 
     result = search_placement(layers, macs, 0.01, measure, measure)
     assert result.chosen.float_layers == ("bad",)
+
+
+def test_with_latencies_the_fastest_that_keeps_the_budget_is_chosen() -> None:
+    """The first layers that go to float make it faster, as where INT8 costs more than it saves."""
+
+    def latency(kept: tuple[str, ...]) -> float:
+        return 10.0 - len(kept) if len(kept) <= 5 else 5.0 + 0.01 * len(kept)
+
+    measuring, confirming = Counted(), Counted()
+    result = search_placement(LAYERS, MACS, 0.2, measuring, confirming, latency)
+    assert result.met
+    assert len(result.chosen.float_layers) == 5, "all INT8 keeps the budget too, and is twice as slow"
+    assert result.chosen.latency_ms == 5.0
+    assert "5.000 ms" in result.verdict
+    assert measuring.asked == [result.chosen.float_layers]
+
+    tight = search_placement(LAYERS, MACS, 0.002, Counted(), Counted(), latency)
+    assert len(tight.chosen.float_layers) > 5, "five layers in float drop 0.003"
+    assert tight.chosen.measured.drop <= 0.002
+    times = [trial.latency_ms or 0.0 for trial in tight.trials]
+    assert times == sorted(times)
+
+
+def test_a_variant_with_more_in_float_that_is_no_slower_is_preferred() -> None:
+    result = search_placement(LAYERS, MACS, 0.2, drop_of, drop_of, lambda _kept: 3.0)
+    assert result.chosen.int8_share < 1
+    assert len(result.trials) == 1, "all other levels have less in float and are no faster"
+
+
+@pytest.mark.parametrize("latency", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_latency_that_is_none_is_refused(latency: float) -> None:
+    measuring = Counted()
+    with pytest.raises(CalibrationError, match=r"the latency of the variant with \d+ layers in float is"):
+        search_placement(LAYERS, MACS, 0.2, measuring, measuring, lambda _kept: latency)
+    assert not measuring.asked

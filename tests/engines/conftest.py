@@ -1,5 +1,6 @@
 """Small graphs of every precision, written by hand."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,3 +108,32 @@ def out(tmp_path: Path) -> Path:
     path = tmp_path / "out"
     path.mkdir()
     return path
+
+
+STAND_INS = Path(__file__).parent / "standins"  # a package ``tensorrt``
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts a TensorRT on the import path that has the names of one version and records what it is asked."""
+
+    def install(
+        version: str,
+        names: str | None = None,
+        gpu: bool = True,
+        device: str = "here",
+        dla_cores: int = 0,
+        **more: object,
+    ) -> None:
+        setting = {
+            "version": version,
+            "names": names or ".".join(version.split(".")[:2]),
+            "gpu": gpu,
+            "device": device,
+            "dla_cores": dla_cores,
+            **more,
+        }
+        monkeypatch.setenv("TENSORRT_STAND_IN", json.dumps(setting))
+        monkeypatch.syspath_prepend(STAND_INS)
+
+    return install

@@ -8,18 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import onnx
 import pytest
 from onnx import helper
 
-from posedge.engines import BatchProfile, build_engine
-from posedge.engines.child import run_worker
+from posedge.engines import BuildOptions, build_engine
+from posedge.engines.child import WorkerCrash, run_worker
 from posedge.engines.messages import BuildRequest, Event
 from posedge.errors import BuildError, OutputError
 
 pytest.importorskip("tensorrt_rtx", reason="needs the extra tensorrt-rtx")
 
+WORKER = b"posedge.engines.worker"
 BUILD = """
 import sys
 from pathlib import Path
@@ -29,18 +32,27 @@ build_engine(Path(sys.argv[1]), Path(sys.argv[2]))
 
 
 def request(graph: Path, output: Path) -> BuildRequest:
-    return BuildRequest(str(graph), str(output), ("tensorrt_rtx",), BatchProfile(), os.getpid())
+    return BuildRequest(str(graph), str(output), ("tensorrt_rtx",), BuildOptions(), os.getpid())
 
 
-def children(process: int) -> list[int]:
-    """Process ids of a process's children (none when it is gone)."""
+def builds(process: int) -> list[int]:
+    """Process ids of the builds that a process has under way (none when it is gone).
+
+    Other children are not counted: libraries that earlier tests used may have left helpers of their own.
+    """
     found = []
     for listing in Path(f"/proc/{process}/task").glob("*/children"):
         try:
-            found += [int(word) for word in listing.read_text().split()]
+            found += [child for child in map(int, listing.read_text().split()) if is_build(child)]
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
+
+
+def is_build(process: int) -> bool:
+    """Whether a process runs the worker; one that has ended and was not waited for counts too."""
+    command = Path(f"/proc/{process}/cmdline").read_bytes()
+    return WORKER in command.split(b"\0") or not alive(process)
 
 
 def alive(process: int) -> bool:
@@ -75,7 +87,39 @@ def endless(conv_chain, saved) -> Path:
 def test_a_crash_names_the_signal_and_the_node(crashing, out):
     with pytest.raises(BuildError, match=r"crashed \(SIGSEGV\), while it parsed the node culprit \[Relu\]"):
         run_worker(request(crashing, out / "model.engine"), 60)
-    assert children(os.getpid()) == []
+    assert builds(os.getpid()) == []
+
+
+def without_outputs(conv_chain) -> onnx.ModelProto:
+    model = conv_chain()
+    model.graph.node.append(helper.make_node("Constant", [], [], "culprit"))
+    return model
+
+
+def function_that_calls(name: str, conv_chain) -> onnx.ModelProto:
+    """A graph with the functions F and G; F calls the one of that name, G calls F."""
+    model = conv_chain()
+    model.graph.node.append(helper.make_node("F", ["input"], ["called"], "call", domain="local"))
+    own = helper.make_opsetid("local", 1)
+    model.opset_import.append(own)
+    for caller, callee in (("F", name), ("G", "F")):
+        call = helper.make_node(callee, ["a"], ["b"], "call", domain="local")
+        model.functions.append(helper.make_function("local", caller, ["a"], ["b"], [call], [own]))
+    return model
+
+
+@pytest.mark.parametrize(
+    "crash",
+    [without_outputs, partial(function_that_calls, "F"), partial(function_that_calls, "G")],
+    ids=["node without outputs", "function that calls itself", "functions that call each other"],
+)
+def test_every_known_way_to_crash_the_parser_is_an_error_and_linted(crash, conv_chain, saved, out):
+    graph = saved(crash(conv_chain))
+    with pytest.raises(WorkerCrash, match="SIGSEGV"):
+        run_worker(request(graph, out / "model.engine"), 60)
+    with pytest.raises(BuildError, match="not fit to be built"):
+        build_engine(graph, out / "model.engine")
+    assert os.listdir(out) == []
 
 
 def test_lint_refuses_the_graph_that_crashes_the_parser(crashing, out):
@@ -87,13 +131,13 @@ def test_lint_refuses_the_graph_that_crashes_the_parser(crashing, out):
 def test_a_hanging_build_is_stopped_by_its_time_limit(endless, out):
     with pytest.raises(BuildError, match=r"stopped after its time limit of 2 s, .* simplify it"):
         build_engine(endless, out / "model.engine", time_limit_s=2)
-    assert children(os.getpid()) == []
+    assert builds(os.getpid()) == []
     assert os.listdir(out) == []
 
 
 def test_a_child_killed_from_outside_points_to_the_memory(endless, out):
     def kill(event: Event) -> None:
-        for child in children(os.getpid()):
+        for child in builds(os.getpid()):
             os.kill(child, signal.SIGKILL)
 
     with pytest.raises(BuildError, match=r"crashed \(SIGKILL\).*memory runs out"):
@@ -106,7 +150,7 @@ def test_an_exception_in_the_listener_ends_the_child(endless, out):
 
     with pytest.raises(ZeroDivisionError):
         run_worker(request(endless, out / "model.engine"), 60, fail)
-    assert children(os.getpid()) == []
+    assert builds(os.getpid()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -116,8 +160,8 @@ def test_the_child_ends_with_its_parent(number, endless, out):
     program = [sys.executable, "-c", BUILD, endless, out / "model.engine"]
     with subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, text=True) as parent:
         try:
-            wait_for(lambda: children(parent.pid) or parent.poll() is not None, "the child")
-            (child,) = children(parent.pid)
+            wait_for(lambda: builds(parent.pid) or parent.poll() is not None, "the child")
+            (child,) = builds(parent.pid)
             # wait until it is inside the library, which swallows what callbacks raise
             wait_for(lambda: "tensorrt_rtx" in Path(f"/proc/{child}/maps").read_text(), "the library")
             parent.send_signal(number)

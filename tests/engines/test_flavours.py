@@ -4,108 +4,95 @@ A stand-in has the attributes that the version has and no others, so asking for 
 Its engine is a JSON text of what it was asked.
 """
 
+import io
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+from onnx import helper
 
 from posedge.engines import available_flavour, build_engine
 from posedge.engines.flavours import FLAVOURS, flavour_named, installed_flavours, installed_version
 from posedge.errors import BuildError, MissingExtraError
-
-STAND_IN = """
-import enum, json
-__version__ = "{version}"
-
-class ILogger:
-    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
-    def __init__(self): pass
-
-class IProgressMonitor:
-    def __init__(self): pass
-
-class NetworkDefinitionCreationFlag(enum.IntEnum):
-    {flags}
-
-class Tensor:
-    name = "input"
-    shape = (-1, 3, 16, 16)
-
-class Network:
-    num_inputs = num_outputs = 1
-    def get_input(self, index): return Tensor
-    def get_output(self, index): return Tensor
-
-class Profile:
-    def set_shape(self, name, smallest, usual, largest): self.shapes = [smallest, usual, largest]
-
-class Config:
-    def add_optimization_profile(self, profile): self.profile = profile
-
-class Builder:
-    def __init__(self, logger):
-        if not {gpu}:
-            # what the bindings do when the library's constructor returns nothing
-            raise TypeError("pybind11::init(): factory function returned nullptr")
-    def create_network(self, flags):
-        self.flags = flags
-        return Network()
-    def create_builder_config(self): return Config()
-    def create_optimization_profile(self): return Profile()
-    def build_serialized_network(self, network, config):
-        monitor = config.progress_monitor
-        monitor.phase_start("build", None, 2)
-        assert monitor.step_complete("build", 0)
-        monitor.phase_finish("build")
-        return json.dumps({{"flags": self.flags, "shapes": config.profile.shapes, "pad": " " * 64}}).encode()
-
-class OnnxParser:
-    def __init__(self, network, logger): pass
-    def parse_from_file(self, path): return True
-"""
-
-
-@pytest.fixture
-def stand_in(tmp_path, monkeypatch):
-    """Puts a module ``tensorrt`` of a version on the import path."""
-
-    def install(version: str, flags: str = "STRONGLY_TYPED = 1", gpu: bool = True) -> None:
-        package = tmp_path / "stand_in" / "tensorrt"
-        package.mkdir(parents=True)
-        (package / "__init__.py").write_text(STAND_IN.format(version=version, flags=flags, gpu=gpu))
-        monkeypatch.syspath_prepend(package.parent)
-
-    return install
+from posedge.progress import LineProgress
 
 
 @pytest.mark.parametrize(
-    ("version", "flags", "asked"),
+    ("version", "asked"),
     [
-        ("10.3.0", "EXPLICIT_BATCH = 0; STRONGLY_TYPED = 1", 2),  # JetPack 6.2
-        ("10.16.2.4", "EXPLICIT_BATCH = 0; STRONGLY_TYPED = 1", 2),  # JetPack 7.2.1
-        ("10.99.0", "STRONGLY_TYPED = 3", 8),  # wherever the flag is, it is found by its name
-        ("11.4.1.7", "STRONGLY_TYPED = 0", 0),  # always strongly typed
+        ("8.6.2", {"EXPLICIT_BATCH"}),  # JetPack 6.0
+        ("10.3.0", {"STRONGLY_TYPED"}),  # JetPack 6.2
+        ("10.13.3.9", {"STRONGLY_TYPED"}),  # JetPack 7.0
+        ("11.4.1.7", set()),  # always strongly typed
     ],
 )
-def test_tensorrt_is_preferred_and_asked_as_its_version_wants(
-    version, flags, asked, stand_in, conv_chain, saved, out
-):
-    stand_in(version, flags)
+def test_each_version_is_asked_only_for_what_it_has(version, asked, stand_in, conv_chain, saved, out):
+    stand_in(version)
     assert available_flavour().name == "tensorrt"
     result = build_engine(saved(conv_chain()), out / "model.engine")
     assert (result.flavour, result.version) == ("tensorrt", version)
-    engine = json.loads((out / "model.engine").read_text())
-    assert engine["flags"] == asked
-    assert engine["shapes"] == [[1, 3, 16, 16], [8, 3, 16, 16], [32, 3, 16, 16]]
+    calls = json.loads((out / "model.engine").read_text())["calls"]
+    values = {"EXPLICIT_BATCH": 1, "STRONGLY_TYPED": 2}
+    assert ["Builder.create_network", sum(values[name] for name in asked)] in calls
+    assert [
+        "IOptimizationProfile.set_shape",
+        "input",
+        [1, 3, 16, 16],
+        [8, 3, 16, 16],
+        [32, 3, 16, 16],
+    ] in calls
+    assert os.listdir(out) == ["model.engine"]
 
 
-@pytest.mark.parametrize("version", ["8.6.2", "9.3.0", "12.0.1"])
-def test_an_unsupported_version_is_named(version, stand_in, conv_chain, saved, out):
+def test_flags_are_found_by_their_names(stand_in, conv_chain, saved, out):
+    stand_in("10.99.0", names="10.3", flag_values={"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 3})
+    build_engine(saved(conv_chain()), out / "model.engine")
+    assert ["Builder.create_network", 8] in json.loads((out / "model.engine").read_text())["calls"]
+
+
+@pytest.mark.parametrize(("precision", "flags"), [("fp32", []), ("fp16", ["FP16"]), ("int8", ["INT8"])])
+@pytest.mark.parametrize("version", ["8.6.2", "10.3.0"])
+def test_flags_of_precision_only_before_strong_typing(
+    version, precision, flags, stand_in, conv_chain, saved, out
+):
     stand_in(version)
-    with pytest.raises(BuildError, match=rf"tensorrt {version} is not supported.*from 10\.0 up to.*12\.0"):
+    build_engine(saved(conv_chain(precision)), out / "model.engine")
+    calls = json.loads((out / "model.engine").read_text())["calls"]
+    asked = [call[1] for call in calls if call[0] == "IBuilderConfig.set_flag"]
+    assert asked == (flags if version.startswith("8") else [])
+
+
+@pytest.mark.parametrize(
+    ("version", "place"),
+    [("8.6.2", "node 1, counted from 0: UNSUPPORTED_NODE"), ("10.3.0", r"node 'determinant0' \(Det\): UNS")],
+)
+def test_the_parsers_refusal_says_where(version, place, stand_in, graph_of, saved, out):
+    stand_in(version)
+    nodes = [
+        helper.make_node("Relu", ["input"], ["relu"], "relu0"),
+        helper.make_node("Det", ["relu"], ["determinant"], "determinant0"),
+    ]
+    with pytest.raises(BuildError, match=rf"parser refuses the graph: {place}"):
+        build_engine(saved(graph_of(nodes, output_shape=["batch", 3])), out / "model.engine")
+
+
+@pytest.mark.parametrize("version", ["8.5.2", "9.3.0", "12.0.1"])
+def test_an_unsupported_version_is_named(version, stand_in, conv_chain, saved, out):
+    stand_in(version, names="10.3")
+    with pytest.raises(
+        BuildError, match=rf"tensorrt {version} is not supported.* 8\.6 to before 9\.0, 10\.0 to before 11\.0"
+    ):
         build_engine(saved(conv_chain()), out / "model.engine")
+
+
+def test_a_version_with_a_known_fault_builds_with_a_note(stand_in, conv_chain, saved, out):
+    stand_in("10.2.0.19", names="10.3")
+    said = io.StringIO()
+    build_engine(saved(conv_chain()), out / "model.engine", progress=LineProgress(said))
+    assert "tensorrt 10.2.0.19: other exporters refuse this version" in said.getvalue()
+    assert not flavour_named("tensorrt").warnings("10.20.0")
 
 
 def test_tensorrt_without_a_gpu_says_so_and_is_not_replaced(stand_in, conv_chain, saved, out):

@@ -1,11 +1,6 @@
-"""What TensorRT-RTX makes of INT8 graphs, read from the engines: they hold their program as text.
+"""What TensorRT-RTX makes of INT8 graphs, read from the engines: they hold their program as text."""
 
-The text is documented nowhere, so it is read here only, and only of the version that it was learned from.
-"""
-
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +15,8 @@ from posedge.calibration.targets import TARGETS
 from posedge.calibration.topology import Topology, node_id
 from posedge.engines import build_engine
 from posedge.engines.flavours import flavour_named, installed_version
+from posedge.engines.inspection.engine_layers import EngineLayer
+from posedge.engines.inspection.rtx_text import read_rtx_engine
 from posedge.export.passes.fold_bias import FoldBias
 
 pytest.importorskip("tensorrt_rtx", reason="needs the extra tensorrt-rtx")
@@ -29,45 +26,21 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A convolution or matrix product of an engine.
-
-    names: the ONNX nodes that it computes, by their first outputs. types: of activation and weight.
-    channels: of both, where the text states a number.
-    """
-
-    names: tuple[str, ...]
-    types: tuple[str, ...]
-    channels: tuple[str, ...]
-
-
-def layers(engine: Path) -> Iterator[Layer]:
-    text = re.sub(rb"[^\n\x20-\x7e]", b" ", engine.read_bytes()).decode()
-    body = text[text.index("\ndescriptors {") : text.index("\nshape_main {")]
-    tensors = {
-        found["name"]: (found["type"], found["dims"].split())
-        for found in re.finditer(
-            r"tensor=\{[^\n]*? dims=\{ (?P<dims>[^}]*)\}"
-            r'[^\n]*? name="(?P<name>[^"]+)"[^\n]*? type=(?P<type>\w+)',
-            body,
-        )
-    }
-    for operation in re.split(r"\n  (?=\w+=\{ name=)", body):
-        if operation.startswith(("corrltn=", "deconv", "fully_connected=")):
-            inputs = re.findall('"([^"]+)"', re.search(r" input=\{([^}]*)\}", operation)[1])[:2]
-            found = [tensors[name] for name in inputs]
-            names = re.findall(r"ONNX Layer: (?:node_of_)?([^\]]+)\]", operation)
-            yield Layer(tuple(names), tuple(kind for kind, _ in found), tuple(dims[1] for _, dims in found))
+def layers(engine: Path) -> list[EngineLayer]:
+    """What the engine multiplies with; nodes without names are called after their first outputs."""
+    found = read_rtx_engine(engine.read_bytes()).layers
+    assert found is not None
+    names = {layer: tuple(node.removeprefix("node_of_") for node in layer.nodes) for layer in found}
+    return [replace(layer, nodes=names[layer]) for layer in found if layer.multiplies]
 
 
 def not_in_int8(model: onnx.ModelProto, engine: Path) -> list[str]:
     """The convolutions and products that the plan means for INT8 and the engine computes otherwise."""
     topology = Topology(model)
-    computed = {name: layer for layer in layers(engine) for name in layer.names}
+    computed = {name: layer for layer in layers(engine) for name in layer.nodes}
     wanted = [weight.node for weight in plan(model, "tensorrt-rtx").weights]
     assert {topology.producer(name).op_type for name in wanted} <= {"Conv", "Gemm", "MatMul"}
-    return [name for name in wanted if name not in computed or computed[name].types[:2] != ("int8", "int8")]
+    return [name for name in wanted if name not in computed or computed[name].precision != "INT8"]
 
 
 def network(path: Path, body: str, channels: int = 32, **shapes: tuple[int, ...]) -> onnx.ModelProto:
@@ -134,8 +107,8 @@ def test_every_grouping_runs_in_int8_padded_to_multiples_of_four(groups, width, 
     )
     engine = built(tmp_path / "net.onnx")
     assert not_in_int8(model, engine) == []
-    (grouped,) = (layer for layer in layers(engine) if "y" in layer.names)
-    assert grouped.channels == (str(groups * padded), str(padded))
+    (grouped,) = (layer for layer in layers(engine) if "y" in layer.nodes)
+    assert grouped.channels == (groups * padded, padded)
 
 
 def test_dense_layers_run_in_int8(tmp_path: Path) -> None:
@@ -163,8 +136,8 @@ def test_a_transposed_convolution_of_int8_weights_is_computed_in_float(tmp_path:
     """Why the placement for TensorRT-RTX leaves it in float."""
     network(tmp_path / "net.onnx", "y = ConvTranspose <strides = [2, 2]> (x, w)", w=(32, 32, 2, 2))
     engine = built(tmp_path / "net.onnx", target="tensorrt")
-    (layer,) = (layer for layer in layers(engine) if "y" in layer.names)
-    assert layer.types == ("float", "float")
+    (layer,) = (layer for layer in layers(engine) if "y" in layer.nodes)
+    assert layer.precision == "FP32"
 
 
 @pytest.mark.slow

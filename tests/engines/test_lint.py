@@ -1,10 +1,15 @@
 """Each rule of the lint on a graph that breaks it and on one that does not."""
 
+import ast
+import re
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import posedge.engines.lint
 from posedge.engines.lint import lint, lint_file
 
 
@@ -79,12 +84,29 @@ def test_what_the_checker_refuses(conv_chain):
     assert "from nowhere" in finding.message
 
 
+def test_a_name_that_is_not_utf8(conv_chain, tmp_path):
+    content = conv_chain().SerializeToString()
+    assert content.count(b"conv1") == 1
+    (tmp_path / "model.onnx").write_bytes(content.replace(b"conv1", b"con\xff1"))
+    (finding,) = lint_file(tmp_path / "model.onnx")
+    assert finding.code == "invalid-onnx"
+    assert "not UTF-8" in finding.message
+
+
+def test_a_domain_that_is_not_imported(conv_chain):
+    model = conv_chain()
+    model.graph.node[0].domain = "elsewhere"
+    (finding,) = lint(model)
+    assert finding.code == "invalid-onnx"
+    assert "elsewhere" in finding.message
+
+
 def test_weights_in_another_type_than_their_input(conv_chain):
     model = conv_chain()
     replace(model, "weight1", np.zeros((8, 8, 3, 3), np.float16))
     (finding,) = lint(model)
-    assert finding.code == "invalid-onnx"
-    assert "conv1" in finding.message
+    assert (finding.code, finding.node) == ("weight-type", "conv1")
+    assert "its input is float and its weight 'weight1' is float16" in finding.message
 
 
 def test_data_that_do_not_fill_their_shape(conv_chain):
@@ -152,7 +174,16 @@ def test_zero_points_that_are_not_zero(conv_chain):
 def test_unsigned_activations(conv_chain):
     model = conv_chain("int8", layers=1)
     replace(model, "zero", np.array(0, np.uint8))
-    assert codes(model) == ["quantised-type"] * 2
+    assert codes(model) == ["uint8-activation"] * 2
+
+
+def test_unsigned_weights(conv_chain):
+    model = conv_chain("int8", layers=1)
+    replace(model, "weight0", np.ones((8, 3, 3, 3), np.uint8))
+    replace(model, "weight_zero", np.zeros(8, np.uint8))
+    (finding,) = lint(model)
+    assert (finding.code, finding.node) == ("quantised-type", "dequantize_weight0")
+    assert "uint8" in finding.message
 
 
 def test_a_missing_zero_point_means_uint8(conv_chain):
@@ -160,7 +191,7 @@ def test_a_missing_zero_point_means_uint8(conv_chain):
     del node_named(model, "quantize0").input[2]
     del node_named(model, "dequantize0").input[2]
     (finding,) = lint(model)
-    assert (finding.code, finding.node) == ("quantised-type", "quantize0")
+    assert (finding.code, finding.node) == ("uint8-activation", "quantize0")
 
 
 def test_a_quantised_bias(conv_chain):
@@ -177,7 +208,7 @@ def test_a_quantised_bias(conv_chain):
     model.graph.node.insert(0, dequantize)
     node_named(model, "conv0").input.append("b")
     (finding,) = lint(model)
-    assert (finding.code, finding.node) == ("quantised-type", "dequantize_bias")
+    assert (finding.code, finding.node) == ("int32-bias", "dequantize_bias")
     assert "int32" in finding.message
 
 
@@ -199,19 +230,30 @@ def test_a_convolutions_weights_are_quantised_along_axis_0(conv_chain):
     assert lint(model) == []
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_transposed_convolution_has_one_scale(axis, conv_chain):
+    model = conv_chain("int8", layers=2)
+    node_named(model, "conv1").op_type = "ConvTranspose"
+    node_named(model, "dequantize_weight1").attribute[0].i = axis
+    (finding,) = lint(model)
+    assert (finding.code, finding.node) == ("transposed-weight-axis", "dequantize_weight1")
+    replace(model, "weight_scale", np.array(0.01, np.float32))
+    replace(model, "weight_zero", np.array(0, np.int8))
+    assert lint(model) == []
+
+
 def test_a_quantised_scalar(graph_of):
     constants = [
-        numpy_helper.from_array(np.array(2, np.float32), "two"),
+        numpy_helper.from_array(np.array(40, np.int8), "two"),
         numpy_helper.from_array(np.array(0.05, np.float32), "scale"),
         numpy_helper.from_array(np.array(0, np.int8), "zero"),
     ]
     nodes = [
-        helper.make_node("QuantizeLinear", ["two", "scale", "zero"], ["q"], "quantize0"),
-        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["x"], "dequantize0"),
+        helper.make_node("DequantizeLinear", ["two", "scale", "zero"], ["x"], "dequantize0"),
         helper.make_node("Mul", ["input", "x"], ["doubled"], "mul0"),
     ]
     (finding,) = lint(graph_of(nodes, constants))
-    assert (finding.code, finding.node) == ("quantised-scalar", "quantize0")
+    assert (finding.code, finding.node) == ("quantised-scalar", "dequantize0")
 
 
 def test_constants_may_come_from_nodes(conv_chain):
@@ -226,6 +268,64 @@ def test_constants_may_come_from_nodes(conv_chain):
     assert lint(model) == []
 
 
+def test_a_weight_without_values(graph_of):
+    weight = numpy_helper.from_array(np.zeros((0, 3, 3, 3), np.float32), "weight")
+    (finding,) = lint(graph_of([helper.make_node("Conv", ["input", "weight"], ["y"], "conv0")], [weight]))
+    assert (finding.code, finding.node) == ("empty-tensor", "weight")
+
+
+def test_an_input_without_values(graph_of):
+    nodes = [helper.make_node("Relu", ["input"], ["y"], "relu0")]
+    (finding,) = lint(graph_of(nodes, input_shape=[1, 0, 16, 16], output_shape=[1, 0, 16, 16]))
+    assert (finding.code, finding.node) == ("empty-tensor", "input")
+
+
+def test_an_output_that_depends_on_no_input(conv_chain):
+    model = conv_chain()
+    model.graph.output.append(helper.make_tensor_value_info("weight0", TensorProto.FLOAT, [8, 3, 3, 3]))
+    (finding,) = lint(model)
+    assert (finding.code, finding.node) == ("constant-output", "weight0")
+
+
+def test_a_double_constant(graph_of):
+    constants = [numpy_helper.from_array(np.array(2.0), "two")]
+    nodes = [
+        helper.make_node("Cast", ["input"], ["wide"], "widen", to=TensorProto.DOUBLE),
+        helper.make_node("Mul", ["wide", "two"], ["doubled"], "mul0"),
+        helper.make_node("Cast", ["doubled"], ["narrow"], "narrow0", to=TensorProto.FLOAT),
+    ]
+    found = lint(graph_of(nodes, constants))
+    assert {finding.code for finding in found} == {"double-tensor"}
+    assert [finding.node for finding in found] == ["two", "widen", "mul0"]
+
+
+def test_a_double_input(graph_of):
+    nodes = [helper.make_node("Cast", ["input"], ["x"], "cast0", to=TensorProto.FLOAT)]
+    (finding,) = lint(graph_of(nodes, element=TensorProto.DOUBLE, output_shape=["batch", 3, 16, 16]))
+    assert (finding.code, finding.node) == ("double-tensor", "input") or finding.code == "invalid-onnx"
+
+
+def test_int64_that_depends_on_the_images(graph_of):
+    nodes = [
+        helper.make_node("ArgMax", ["input"], ["place"], "argmax0", axis=1),
+        helper.make_node("Cast", ["place"], ["x"], "cast0", to=TensorProto.FLOAT),
+    ]
+    (finding,) = lint(graph_of(nodes))
+    assert (finding.code, finding.node) == ("int64-tensor", "argmax0")
+
+
+def test_int64_shapes_are_legitimate(graph_of):
+    constants = [numpy_helper.from_array(np.array([0], np.int64), "first")]
+    nodes = [
+        helper.make_node("Shape", ["input"], ["shape"], "shape0"),
+        helper.make_node("Gather", ["shape", "first"], ["batch"], "gather0"),
+        helper.make_node("Concat", ["batch", "rest"], ["target"], "concat0", axis=0),
+        helper.make_node("Reshape", ["input", "target"], ["x"], "reshape0"),
+    ]
+    constants.append(numpy_helper.from_array(np.array([3, 256, 1], np.int64), "rest"))
+    assert lint(graph_of(nodes, constants)) == []
+
+
 def test_a_finding_says_where_what_and_how_to_cure_it(conv_chain):
     model = conv_chain("int8", layers=1)
     replace(model, "scale", np.array(0, np.float32))
@@ -237,3 +337,26 @@ def test_a_finding_says_where_what_and_how_to_cure_it(conv_chain):
 
 def test_a_missing_file_is_a_finding(tmp_path):
     assert [finding.code for finding in lint_file(tmp_path / "absent.onnx")] == ["not-onnx"]
+
+
+def test_every_code_is_in_the_documentation():
+    package = Path(posedge.engines.lint.__file__).parent
+    calls = [
+        node
+        for path in package.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Finding"
+    ]
+    codes = {call.args[0].value for call in calls}
+    page = (package.parent.parent / "docs" / "engines.md").read_text()
+    rows = "\n".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    assert len(codes) > 20
+    assert codes <= set(re.findall(r"`([a-z0-9-]+)`", rows))
+
+
+def test_a_node_without_a_name_is_called_after_its_output(conv_chain):
+    model = conv_chain("int8", layers=1)
+    replace(model, "zero", np.array(3, np.int8))
+    for node in model.graph.node:
+        node.name = ""
+    assert [finding.node for finding in lint(model)] == ["q0", "x0"]

@@ -14,8 +14,8 @@ from posedge.export.graph_cost import GraphCost, cost_of
 from posedge.export.graph_options import PLAIN, GraphOptions
 from posedge.export.graphs import load_graph, random_batch, run_graph, save_graph, spec_of
 from posedge.export.onnx_export import export_onnx
-from posedge.export.passes.base import relative_difference
-from posedge.export.rewrite import rewrite
+from posedge.export.passes.base import apply_passes, relative_difference
+from posedge.export.rewrite import rewrites
 from posedge.export.source import open_source
 from posedge.export.verify import verify_export
 from posedge.progress import SilentProgress
@@ -93,7 +93,7 @@ def test_all_rewrites_of_an_export_keep_its_outputs(model: nn.Module, tmp_path: 
 
 def test_one_group_lets_all_inner_channels_be_padded(plain: Path) -> None:
     options = GraphOptions(pad_channels=True, merge_groups=1)
-    weights = shapes(rewrite(load_graph(plain), options, random_batch(SPEC, 2)))
+    weights = shapes(apply_passes(load_graph(plain), rewrites(options), random_batch(SPEC, 2)))
     assert weights["grouped.weight"] == weights["depthwise.weight"] == (32, 32, 3, 3)
 
 
@@ -101,7 +101,7 @@ def test_a_difference_in_a_padded_graph_is_traced_to_an_unpadded_node(
     model: nn.Module, plain: Path, tmp_path: Path
 ) -> None:
     """Nodes with more channels than their module has are not taken for the place of a difference."""
-    graph = rewrite(load_graph(plain), GraphOptions(pad_channels=True), random_batch(SPEC, 2))
+    graph = apply_passes(load_graph(plain), rewrites(GraphOptions(pad_channels=True)), random_batch(SPEC, 2))
     (bias,) = [tensor for tensor in graph.graph.initializer if tensor.name == "head.bias"]
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 1, "head.bias"))
     save_graph(graph, tmp_path / "changed.onnx")
@@ -135,7 +135,7 @@ def test_options_decide_the_key_of_a_checkpoints_export(tmp_path: Path) -> None:
 def test_nothing_asked_for_is_nothing_done(plain: Path) -> None:
     listener = Listener()
     graph = load_graph(plain)
-    assert rewrite(graph, PLAIN, random_batch(SPEC, 2), listener) == graph
+    assert apply_passes(graph, rewrites(PLAIN, listener.note), random_batch(SPEC, 2)) == graph
     assert (listener.notes, PLAIN.lines, len(ALL.lines)) == ([], (), 3)
 
 

@@ -25,8 +25,8 @@ from posedge.export.models.layers import ResidualLayers
 from posedge.export.models.resnest import ResNeSt
 from posedge.export.models.resnext import ResNeXt
 from posedge.export.onnx_export import export_onnx, prepare_onnx
-from posedge.export.passes.base import relative_difference
-from posedge.export.rewrite import rewrite
+from posedge.export.passes.base import apply_passes, relative_difference
+from posedge.export.rewrite import rewrites
 from posedge.export.zoo import build_model, find_entry
 from posedge.progress import SilentProgress
 from posedge.runtime.spec import ModelSpec
@@ -144,7 +144,7 @@ def test_everything_that_can_be_folded_is(
 @pytest.mark.slow
 def test_every_branch_of_rsn_is_padded(rsn: onnx.ModelProto, tmp_path: Path) -> None:
     batch = random_batch(find_entry("rsn_18_256x192").spec, 2, seed=4)
-    graph = rewrite(rsn, GraphOptions(pad_channels=True), batch)
+    graph = apply_passes(rsn, rewrites(GraphOptions(pad_channels=True)), batch)
     weights = shapes(graph)
     convolutions = [node for node in graph.graph.node if node.op_type == "Conv"]
     sizes = {weights[node.input[1]][:2] for node in convolutions}
@@ -156,7 +156,7 @@ def test_every_branch_of_rsn_is_padded(rsn: onnx.ModelProto, tmp_path: Path) -> 
     still_quantises(graph, rsn)
     expected, actual = (next(iter(run_graph(form, batch).values())) for form in (rsn, graph))
     assert relative_difference(expected, actual) < 2e-6  # measured: 4.6e-7, another kernel's order of sums
-    assert rewrite(graph, GraphOptions(pad_channels=True), batch) == graph
+    assert apply_passes(graph, rewrites(GraphOptions(pad_channels=True)), batch) == graph
     builds_in_every_precision(graph, rsn, batch, tmp_path)
 
 
@@ -177,7 +177,7 @@ def test_tinypose_is_rewritten(
 ) -> None:
     """Its channel shuffles hold most channels; what lies outside them is padded, depthwise layers too."""
     listener = Listener()
-    graph = rewrite(prepared, options, random_batch(tinypose_spec, 2), listener)
+    graph = apply_passes(prepared, rewrites(options, listener.note), random_batch(tinypose_spec, 2))
     assert operators(graph) == operators(prepared)
     assert cost_of(prepared).parameters < cost_of(graph).parameters == parameters
     held = "PadChannels: left alone: 182 classes of channels for Reshape"
@@ -196,7 +196,7 @@ def test_tinypose_has_no_convolution_of_groups_that_7_divides(
     with pytest.raises(
         GraphError, match=r"MergeGroups failed: --merge-groups 7: .* Numbers that do: 1, 2, 4"
     ):
-        rewrite(prepared, GraphOptions(merge_groups=7), random_batch(tinypose_spec, 1))
+        apply_passes(prepared, rewrites(GraphOptions(merge_groups=7)), random_batch(tinypose_spec, 1))
 
 
 @pytest.mark.slow
@@ -216,8 +216,8 @@ def test_grouped_networks_with_a_head_are_rewritten(
     batch = random_batch(spec, 2, seed=1)
     if unfit is not None:
         with pytest.raises(GraphError, match=r"have 32 groups.* Numbers that do: 1, 2, 4, 8, 16$"):
-            rewrite(plain, GraphOptions(merge_groups=unfit), batch)
-    graph = rewrite(plain, GraphOptions(True, True, groups // 2), batch)
+            apply_passes(plain, rewrites(GraphOptions(merge_groups=unfit)), batch)
+    graph = apply_passes(plain, rewrites(GraphOptions(True, True, groups // 2)), batch)
     assert operators(graph) - counts == Counter(Slice=3)
     assert group_counts(graph) == {1, groups // 2}
     still_quantises(graph, plain)

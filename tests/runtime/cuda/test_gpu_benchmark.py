@@ -1,14 +1,16 @@
 """The benchmark program from end to end on the stand-in for libcuda: what it writes, not how fast it is."""
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from posedge.runtime.bundle import VariantFiles, seal_bundle
+from posedge.runtime.bundle import EngineBuild, VariantFiles, seal_bundle
 from posedge.runtime.spec import ModelSpec
+from posedge.runtime.target import Target
 
 FAKE_ENGINE = b'fake{"smallest": 1, "largest": 8, "workspace": 4096}\n'  # as fake_trt.engine_bytes makes it
 KERNELS = [
@@ -33,9 +35,8 @@ def bundle(small_pose: Path, small_spec: ModelSpec, tmp_path: Path) -> Path:
         "bad.engine": b"x",
     }.items():
         (directory / name).write_bytes(content)
-    variants = {
-        name: VariantFiles("fp32.onnx", f"{name}.engine", "tensorrt 10.3.0") for name in ("good", "bad")
-    }
+    built = EngineBuild(Target("tensorrt", "10.3.0", (86,), machine=platform.machine()))
+    variants = {name: VariantFiles("fp32.onnx", f"{name}.engine", built) for name in ("good", "bad")}
     seal_bundle(directory, small_spec, variants, "good")
     return directory
 

@@ -57,8 +57,8 @@ def model(device: str | None, request: pytest.FixtureRequest) -> Iterator[Model 
     bundle = open_bundle(Path(os.environ["POSEDGE_TEST_BUNDLE"]))
     files = bundle.variant(bundle.default_variant)
     libraries = ["tensorrt", "tensorrt_rtx"]
-    if files.engine_built_with is not None:
-        libraries = [files.engine_built_with.split()[0]]
+    if files.built is not None:
+        libraries = [files.built.target.library]
     missing = [what_is_missing(library=library) for library in libraries]
     if all(missing):
         pytest.skip(f"no engine can be run: {missing[0].message}")

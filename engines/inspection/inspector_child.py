@@ -1,0 +1,85 @@
+"""TensorRT's engine inspector, run in a process of its own: ``python -m ... FLAVOUR ENGINE``.
+
+Loading an engine is running code of the library, which may crash; a report of it must not crash with it. It
+needs the GPU that the engine was built for. Only engines whose hash was checked are to be given.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..flavours import Flavour, import_first
+from .engine_layers import Reading
+from .inspector_json import read_inspector
+
+_TIME_LIMIT_S = 120.0
+_REFUSED = 3
+
+
+def ask_inspector(engine: Path, flavour: Flavour, time_limit_s: float = _TIME_LIMIT_S) -> Reading:
+    """What the library's inspector says of an engine, or why it says nothing."""
+    # "python -m" would look for modules in the user's directory first, hence "/"
+    command = [sys.executable, "-m", f"{__package__}.inspector_child", flavour.name, str(engine.absolute())]
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=time_limit_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Reading(None, f"not known: {flavour.module} did not load the engine in {time_limit_s:g} s")
+    if done.returncode == 0:
+        return read_inspector(done.stdout, f"the engine inspector of {flavour.module}")
+    said = done.stdout.strip() if done.returncode == _REFUSED else ""
+    reason = said or f"{flavour.module} failed to load the engine (exit status {done.returncode})"
+    return Reading(None, f"not known: {reason}")
+
+
+def main(name: str, engine: str) -> tuple[int, str]:
+    """Exit status 0 and the inspector's JSON, or another and what is wrong on one line."""
+    from ..flavours import flavour_named
+
+    try:
+        flavour, library = import_first([flavour_named(name)])
+    except Exception as error:  # a missing or broken library; the report says which
+        return _REFUSED, str(error).splitlines()[0]
+    trt: Any = library
+    loaded = trt.Runtime(_logger(trt)).deserialize_cuda_engine(Path(engine).read_bytes())
+    if loaded is None:
+        problem = (
+            f"{flavour.module} cannot load the engine here; its inspector needs the GPU it was built for"
+        )
+        return _REFUSED, problem
+    inspector = loaded.create_engine_inspector()
+    return 0, str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def _logger(trt: Any) -> Any:
+    class Log(trt.ILogger):  # type: ignore[misc]  # the library has no types
+        """Writes at once, so that a crash loses nothing."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, text: str) -> None:
+            print(f"{severity.name}: {text}", file=sys.stderr, flush=True)
+
+    return Log()
+
+
+if __name__ == "__main__":
+    # what the library prints goes to standard error, so that standard output holds the answer alone
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    code, said = main(*sys.argv[1:])
+    with os.fdopen(answer, "w", encoding="utf-8") as stream:
+        stream.write(said)
+    os._exit(code)  # without the library's teardown, which needs the GPU too

@@ -1,0 +1,42 @@
+"""The rules in the order in which they are applied."""
+
+from pathlib import Path
+
+import onnx
+
+from .data_types import empty_tensors, integer_operators, non_finite_weights, wide_tensors
+from .findings import EXPORT, Finding, first_line
+from .graph_view import GraphView
+from .quantisation import quantisation
+from .structure import structure
+
+
+def lint_file(path: Path) -> list[Finding]:
+    """The findings of an ONNX file, in the order of the graph; a file that is no graph is a finding too."""
+    try:
+        if path.stat().st_size == 0:
+            return [Finding("empty-file", "", "the file is empty", EXPORT)]
+        model = onnx.load(path)
+    # protobuf, onnx and the system each have their own for a file they cannot read
+    except Exception as error:
+        message = f"the file is not a readable ONNX model ({first_line(error)})"
+        return [Finding("not-onnx", "", message, EXPORT)]
+    return lint(model)
+
+
+def lint(model: onnx.ModelProto) -> list[Finding]:
+    """The findings of a model, in the order of the graph. An empty list means that it may be built.
+
+    The rules on types, weights and quantisation are applied only to a graph that is sound as a structure.
+    """
+    unsound = structure(model)
+    if unsound:
+        return unsound
+    graph = GraphView(model)
+    return [
+        *non_finite_weights(graph),
+        *empty_tensors(graph),
+        *wide_tensors(graph),
+        *integer_operators(graph),
+        *quantisation(graph),
+    ]

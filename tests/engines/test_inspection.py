@@ -1,0 +1,210 @@
+"""Engines of TensorRT-RTX are inspected beside the graphs that they were built from."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from posedge.engines import BatchProfile, build_engine
+from posedge.engines.flavours import flavour_named, installed_version
+from posedge.engines.inspection import inspect_variant, summarise
+from posedge.engines.inspection.graph_summary import shares
+from posedge.engines.inspection.inspector_child import ask_inspector
+from posedge.engines.inspection.rtx_text import read_rtx_engine
+
+MACS = [8 * channels * 9 * 256 for channels in (3, 8, 8)]
+
+
+def node_named(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    (node,) = (node for node in model.graph.node if node.name == name)
+    return node
+
+
+def half_quantised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The second convolution gets its activation in float: half of what was to be INT8 is not."""
+    node_named(model, "conv1").input[0] = "r0"
+    return model
+
+
+@pytest.mark.parametrize(("precision", "asked"), [("fp32", "FP32"), ("fp16", "FP16"), ("int8", "INT8")])
+def test_the_summary_of_a_graph(
+    precision: str, asked: str, conv_chain: Callable[..., onnx.ModelProto]
+) -> None:
+    summary = summarise(conv_chain(precision))
+    kind = "float16" if precision == "fp16" else "float"
+    assert (summary.opset, summary.ir_version) == (17, 8)
+    assert summary.inputs == (f"input {kind} [batch, 3, 16, 16]",)
+    assert summary.outputs == (f"r2 {kind} [batch, 8, 16, 16]",)
+    assert summary.operators["Conv"] == 3
+    assert [layer.macs for layer in summary.layers] == MACS
+    assert {layer.asked for layer in summary.layers} == {asked}
+    weights = sum(8 * channels * 9 for channels in (3, 8, 8))
+    assert summary.parameters == weights + (18 if precision == "int8" else 0)
+
+
+def test_a_layer_of_a_quantised_and_a_float_input_asks_for_float(conv_chain) -> None:
+    asked = [layer.asked for layer in summarise(half_quantised(conv_chain("int8"))).layers]
+    assert asked == ["INT8", "FP32", "INT8"]
+
+
+def test_shares_count_what_is_not_known() -> None:
+    assert shares([("INT8", 3), (None, 1), ("FP32", None)]) == {"FP32": 0, "INT8": 0.75, "not known": 0.25}
+    assert shares([]) == {}
+
+
+def test_a_variant_without_an_engine(conv_chain, saved) -> None:
+    report = inspect_variant("int8", saved(conv_chain("int8")))
+    assert report.asked_shares == {"INT8": 1}
+    assert report.got_shares == {"not known": 1}
+    assert (report.unknown, report.lost) == (3, ())
+    assert "no engine" in report.source
+
+
+def test_an_engine_of_an_unknown_library_is_not_guessed_at(conv_chain, saved, out: Path) -> None:
+    (out / "engine").write_bytes(b"vtrt" + bytes(100))
+    report = inspect_variant("fp32", saved(conv_chain()), out / "engine", "something 3.2")
+    assert report.source == "not known: something 3.2 built the engine"
+
+
+needs_rtx = pytest.mark.skipif(
+    not (installed_version(flavour_named("tensorrt_rtx")) or "").startswith("1.7."),
+    reason="the text of TensorRT-RTX 1.7 is known",
+)
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("precision", "got", "batch"),
+    [("fp32", "FP32", "n"), ("fp16", "FP16", "n"), ("int8", "INT8", "n"), ("int8", "INT8", 2)],
+)
+def test_engines_compute_what_their_graphs_ask_for(
+    precision, got, batch, conv_chain, saved, out: Path
+) -> None:
+    graph = saved(conv_chain(precision, batch=batch))
+    profile = None if batch == "n" else BatchProfile(batch, batch, batch)
+    built = build_engine(graph, out / "engine", profile, flavour="tensorrt_rtx")
+    report = inspect_variant(precision, graph, out / "engine", f"{built.flavour} {built.version}")
+    assert [(layer.node, layer.got) for layer in report.layers] == [(f"conv{i}", got) for i in range(3)]
+    assert report.got_shares == {got: 1}
+    assert (report.lost, report.unknown) == ((), 0)
+    assert report.engine_bytes == built.engine_bytes
+    assert all((layer.weight_bytes or 0) >= 8 * 9 for layer in report.layers)
+    assert "undocumented" in report.source
+    if precision != "int8":
+        assert report.layers[0].fused == ("relu0",)
+
+
+@needs_rtx
+def test_a_layer_that_was_asked_for_int8_and_is_float_is_named(conv_chain, saved, out: Path) -> None:
+    """TensorRT-RTX has no ConvTranspose in INT8, whatever the graph says."""
+    model = conv_chain("int8")
+    node_named(model, "conv1").op_type = "ConvTranspose"
+    for name, value in (("one_scale", np.float32(0.01)), ("one_zero", np.int8(0))):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    node_named(model, "dequantize_weight1").input[1:] = ["one_scale", "one_zero"]
+    graph = saved(model)
+    built = build_engine(graph, out / "engine", flavour="tensorrt_rtx")
+    report = inspect_variant("int8", graph, out / "engine", f"{built.flavour} {built.version}")
+    assert [(layer.node, layer.asked, layer.got) for layer in report.lost] == [("conv1", "INT8", "FP32")]
+    assert report.got_shares["FP32"] == pytest.approx(MACS[1] / sum(MACS))
+
+
+@needs_rtx
+def test_the_text_of_another_version_is_not_read(conv_chain, saved, out: Path) -> None:
+    build_engine(saved(conv_chain()), out / "engine", flavour="tensorrt_rtx")
+    engine = bytearray((out / "engine").read_bytes())
+    assert read_rtx_engine(bytes(engine)).layers
+    engine[25] = 8
+    reading = read_rtx_engine(bytes(engine))
+    assert reading.layers is None
+    assert reading.source.startswith("not known: TensorRT-RTX 1.8")
+
+
+@pytest.mark.parametrize("engine", [b"", b"vtrt", bytes(200), b"vtrt" + bytes(20) + b"\1\7\1" + bytes(100)])
+def test_what_is_no_engine_is_not_known(engine: bytes) -> None:
+    reading = read_rtx_engine(engine)
+    assert reading.layers is None
+    assert reading.source.startswith("not known: ")
+
+
+STAND_IN = """
+import os
+
+__version__ = "10.3.0"
+INSPECTOR = %r
+
+class ILogger:
+    def __init__(self): pass
+
+class LayerInformationFormat:
+    JSON = "JSON"
+
+class Runtime:
+    def __init__(self, logger): self.logger = logger
+    def deserialize_cuda_engine(self, data):
+        print("a library may print what it likes")  # to standard output, as some do
+        if data == b"crash": os.abort()
+        return Engine() if data == b"engine" else None
+
+class Engine:
+    def create_engine_inspector(self): return self
+    def get_engine_information(self, format):
+        assert format == "JSON"
+        return INSPECTOR
+"""
+
+
+@pytest.fixture
+def tensorrt_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for TensorRT 10, whose inspector says of ``conv_chain`` that conv1 is not in INT8."""
+    kinds = {"conv0": "Int8", "conv1": "Half", "conv2": "Int8"}
+    layers = [
+        {
+            "Name": f"{name} + relu{name[-1]}",
+            "LayerType": "CaskConvolution",
+            "Inputs": [{"Name": "x", "Format/Datatype": kind}],
+            "Weights": {"Type": kind, "Count": 72},
+            "Metadata": f"[ONNX Layer: {name}]\x1e[ONNX Layer: relu{name[-1]}]",
+        }
+        for name, kind in kinds.items()
+    ]
+    package = tmp_path / "packages" / "tensorrt"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(STAND_IN % json.dumps({"Layers": layers, "Bindings": ["x", "y"]}))
+    monkeypatch.syspath_prepend(package.parent)
+
+
+@pytest.mark.usefixtures("tensorrt_here")
+def test_a_tensorrt_engine_is_told_of_by_its_inspector(conv_chain, saved, out: Path) -> None:
+    (out / "engine").write_bytes(b"engine")
+    report = inspect_variant("int8", saved(conv_chain("int8")), out / "engine", "tensorrt 10.3.0")
+    assert report.source == "the engine inspector of tensorrt"
+    assert [layer.got for layer in report.layers] == ["INT8", "FP16", "INT8"]
+    assert [layer.node for layer in report.lost] == ["conv1"]
+    assert [layer.fused for layer in report.layers] == [("relu0",), ("relu1",), ("relu2",)]
+    assert report.got_shares["FP16"] == pytest.approx(MACS[1] / sum(MACS))
+    assert report.operations == {"CaskConvolution": 3}
+
+
+@pytest.mark.usefixtures("tensorrt_here")
+@pytest.mark.parametrize(("content", "words"), [(b"other", "needs the GPU"), (b"crash", "exit status -6")])
+def test_an_engine_that_cannot_be_loaded_is_not_known(content, words, conv_chain, saved, out: Path) -> None:
+    (out / "engine").write_bytes(content)
+    report = inspect_variant("int8", saved(conv_chain("int8")), out / "engine", "tensorrt 10.3.0")
+    assert report.source.startswith("not known: ")
+    assert words in report.source
+    assert report.got_shares == {"not known": 1}
+
+
+def test_the_inspector_answers_from_a_process_of_its_own(out: Path) -> None:
+    """Whatever is here, a library or none, a GPU or none: garbage has no layers and nothing crashes."""
+    (out / "engine").write_bytes(bytes(100))
+    for name in ("tensorrt", "tensorrt_rtx"):
+        reading = ask_inspector(out / "engine", flavour_named(name))
+        assert reading.layers is None
+        assert reading.source.startswith("not known: ")
+        assert "\n" not in reading.source

@@ -1,0 +1,232 @@
+"""`posedge build` and `posedge verify` on a real bundle with real TensorRT-RTX engines."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from posedge.benchmarks.report.receipt import read_receipt
+from posedge.benchmarks.report.results import BuiltEngine
+from posedge.benchmarks.self_test import SelfTest
+from posedge.benchmarks.speed import NotMeasured
+from posedge.cli import main
+from posedge.deploy import deploy
+from posedge.errors import BuildError, OutputError
+from posedge.files import directory_lock
+from posedge.options import DeployOptions
+from posedge.progress import SilentProgress
+from posedge.rebuild import rebuild
+from posedge.runtime.bundle import BUNDLE_FILE, EngineBuild, VariantFiles, open_bundle, seal_bundle
+from posedge.runtime.spec import ModelSpec
+from posedge.runtime.target import PORTABLE_SMS, Target
+
+ELSEWHERE = EngineBuild(Target("tensorrt", "10.3.0", (87,), gpu="Orin", machine="aarch64"), (1, 2, 4))
+ENGINE = b"built on a Jetson"
+
+
+@pytest.fixture
+def bundle(small_pose: Path, small_spec: ModelSpec, tmp_path: Path) -> Path:
+    """Two variants of the small network; fp32 has an engine of another device. No receipt."""
+    directory = tmp_path / "a bundle"
+    directory.mkdir()
+    for name in ("fp32.onnx", "int8.onnx"):
+        shutil.copyfile(small_pose, directory / name)
+    (directory / "fp32.engine").write_bytes(ENGINE)
+    variants = {
+        "fp32": VariantFiles("fp32.onnx", "fp32.engine", ELSEWHERE),
+        "int8": VariantFiles("int8.onnx"),
+    }
+    seal_bundle(directory, small_spec, variants, "fp32")
+    return directory
+
+
+def test_build_makes_engines_for_what_is_here(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", str(bundle)]) == 0
+    said = capsys.readouterr().out
+    after = open_bundle(bundle)
+    for name, profile in (("fp32", (1, 2, 4)), ("int8", (1, 8, 32))):
+        files = after.variant(name)
+        assert files.engine == f"{name}.engine"
+        assert after.read(files.engine).startswith(b"vtrt")
+        assert files.built is not None
+        assert files.built.profile == profile  # that of the old engine, where there was one
+        target = files.built.target
+        assert (target.library, target.sms, target.portable) == ("tensorrt_rtx", PORTABLE_SMS, True)
+        assert f"{bundle / files.engine}: " in said
+        assert str(target) in said
+
+
+def test_build_of_one_variant_leaves_the_others(bundle: Path) -> None:
+    before = open_bundle(bundle)
+    arguments = ["--variant", "int8", "--batch-profile", "1,1,2", "--flavour", "tensorrt_rtx"]
+    assert main(["build", str(bundle), *arguments]) == 0
+    after = open_bundle(bundle)
+    assert after.variant("fp32") == before.variant("fp32")
+    assert after.read("fp32.engine") == ENGINE
+    build = after.variant("int8").built
+    assert build is not None
+    assert build.profile == (1, 1, 2)
+
+
+def test_build_mends_a_damaged_engine_and_nothing_else(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bundle / "fp32.engine").unlink()
+    assert main(["verify", str(bundle)]) == 1
+    assert f"posedge build '{bundle}' --variant fp32" in capsys.readouterr().err
+    assert main(["build", str(bundle), "--variant", "int8"]) == 1
+    assert "fp32.engine: the file is missing" in capsys.readouterr().err
+    assert main(["build", str(bundle), "--variant", "fp32"]) == 0
+    open_bundle(bundle)
+    (bundle / "int8.onnx").write_bytes(b"x")
+    assert main(["build", str(bundle), "--variant", "fp32"]) == 1
+    assert "int8.onnx: has 1 bytes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--variant", "fp8"], "no variant 'fp8'; it has fp32, int8"),
+        (["--flavour", "tensorrt"], "TensorRT comes with JetPack"),
+        (["--build-timeout", "0.01"], "time limit of 0.01 s"),
+    ],
+)
+def test_a_build_that_fails_leaves_the_old_bundle(
+    bundle: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sealed = (bundle / BUNDLE_FILE).read_bytes()
+    assert main(["build", str(bundle), *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert (bundle / BUNDLE_FILE).read_bytes() == sealed
+    assert open_bundle(bundle).read("fp32.engine") == ENGINE
+
+
+def test_no_bundle_is_no_place_to_build_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", str(tmp_path / "absent")]) == 1
+    assert "no such directory" in capsys.readouterr().err
+    assert not (tmp_path / "absent").exists()
+
+
+class Interrupter(SilentProgress):
+    """Presses Ctrl-C in the middle of the build of one engine."""
+
+    def __init__(self, engine: str) -> None:
+        self._engine = engine
+
+    def task(self, description: str, total: float | None = None):  # type: ignore[no-untyped-def]
+        if self._engine in description:
+            raise KeyboardInterrupt
+        return super().task(description, total)
+
+
+def test_ctrl_c_keeps_the_engines_that_are_finished(bundle: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        list(rebuild(bundle, progress=Interrupter("int8.engine")))
+    after = open_bundle(bundle)
+    assert after.variant("fp32").built != ELSEWHERE
+    assert after.variant("int8").engine is None
+    assert len(list(rebuild(bundle, ("int8",)))) == 1
+
+
+def test_two_builds_in_one_bundle_are_refused(bundle: Path) -> None:
+    with directory_lock(bundle), pytest.raises(OutputError, match="another posedge run"):
+        list(rebuild(bundle))
+
+
+def test_a_graph_that_cannot_be_built_leaves_the_old_bundle(bundle: Path, small_spec: ModelSpec) -> None:
+    (bundle / "fp32.onnx").write_bytes(b"no graph")
+    variants = {"fp32": VariantFiles("fp32.onnx", "fp32.engine", ELSEWHERE)}
+    seal_bundle(bundle, small_spec, variants, "fp32")
+    with pytest.raises(BuildError, match=r"fp32\.onnx"):
+        list(rebuild(bundle))
+    assert open_bundle(bundle).read("fp32.engine") == ENGINE
+
+
+def test_the_same_graph_gives_the_same_engine(bundle: Path, tmp_path: Path) -> None:
+    engines = set()
+    for name in ("one", "another directory of another length"):
+        shutil.copytree(bundle, tmp_path / name)
+        list(rebuild(tmp_path / name, ("fp32",)))
+        engines.add(open_bundle(tmp_path / name).files["fp32.engine"].sha256)
+    assert len(engines) == 1
+
+
+def test_receipts_follow_builds_and_self_tests(
+    options: DeployOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = replace(options, precisions=("fp32", "fp16"))
+    directory = deploy(options).directory
+    roles = {name: file.role for name, file in open_bundle(directory).files.items()}
+    assert roles["fp32.engine"] == "engine"
+    assert roles["receipt.json"] == "receipt"
+    assert main(["verify", str(directory), "--run", "--threads", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "every file is as it was sealed" in said
+    assert "Kept in receipt.json" in said
+    assert [line.split()[-1] for line in said.splitlines() if line.startswith("fp") and "e+" in line] == [
+        "ok",
+        "ok",
+    ]
+    open_bundle(directory)
+    tested = {
+        variant.name: variant.self_test for variant in read_receipt(directory / "receipt.json").variants
+    }
+    assert isinstance(tested["fp32"], SelfTest)
+    assert len(tested["fp32"].latency_ms) == 3
+    assert isinstance(tested["fp16"], SelfTest)
+    assert tested["fp16"].latency_ms == ()  # simulated: its time means nothing
+
+    assert main(["build", str(directory), "--variant", "fp16"]) == 0
+    report = read_receipt(directory / "receipt.json")
+    built = report.variants[1]
+    assert isinstance(built.engine, BuiltEngine)
+    assert isinstance(built.engine_speed, NotMeasured)
+    assert "built anew" in built.engine_speed.reason
+    assert built.self_test == tested["fp16"]  # the graph that was tested is the same
+    assert "built anew" in (directory / "report.txt").read_text()
+
+    again = deploy(options).report
+    assert {variant.name: variant.self_test for variant in again.variants} == tested
+    open_bundle(directory)
+
+
+def test_a_self_test_that_fails_is_kept_and_said(
+    bundle: Path, small_spec: ModelSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = onnx.load(bundle / "fp32.onnx")
+    bias = next(tensor for tensor in graph.graph.initializer if tensor.name == "head.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) * float("inf"), "head.bias"))
+    onnx.save(graph, bundle / "fp32.onnx")
+    seal_bundle(bundle, small_spec, {"fp32": VariantFiles("fp32.onnx")}, "fp32")
+    assert main(["verify", str(bundle), "--run", "--variant", "fp32"]) == 1
+    shown = capsys.readouterr()
+    assert "FAILED" in shown.out
+    assert "no receipt" in shown.out
+    assert "fp32: outputs are not finite" in shown.err
+
+
+def test_verify_shows_files_and_targets(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(bundle)]) == 0
+    said = capsys.readouterr().out
+    assert "fp32.engine was built for tensorrt 10.3.0, SM 87, Orin, aarch64" in said
+    entry = json.loads((bundle / BUNDLE_FILE).read_text())["files"]["int8.onnx"]
+    (line,) = (line for line in said.splitlines() if line.startswith("int8.onnx"))
+    assert line.split()[1:4] == ["graph", str(entry["bytes"]), "bytes"]
+    assert entry["sha256"].startswith(line.split()[-1].rstrip("."))
+
+
+def test_rebuild_and_self_test_import_with_numpy_alone() -> None:
+    """A device has numpy and TensorRT, and that is enough to build there."""
+    heavy = "torch onnx onnxruntime cv2 matplotlib rich tensorrt tensorrt_rtx PIL"
+    program = (
+        "import sys, posedge.rebuild, posedge.self_test_job\n"
+        f"print([m for m in '{heavy}'.split() if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
