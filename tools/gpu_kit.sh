@@ -23,13 +23,14 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 mkdir -p "$folder/gpu_kit/posedge" "$folder/gpu_kit/wheels"
-git -C "$root" ls-files -z --cached --others --exclude-standard -- '*.py' '*.cu' '*.hpp' '*.cpp' '*.typed' pyproject.toml |
+git -C "$root" ls-files -z --cached --others --exclude-standard -- \
+    '*.py' '*.cu' '*.hpp' '*.cpp' '*.typed' pyproject.toml |
     tar -C "$root" --null --files-from - -cf - | tar -C "$folder/gpu_kit/posedge" -xf -
 cp -r "$bundle" "$folder/gpu_kit/bundle"
 [ $# -eq 0 ] || cp -- "$@" "$folder/gpu_kit/wheels"
 cat >"$folder/gpu_kit/run.sh" <<'RUN'
 #!/usr/bin/env bash
-# The tests marked gpu, then the benchmark, which gets the arguments. Writes gpu_tests.txt and gpu_figures.json beside it.
+# The tests marked gpu, then the benchmark, which gets the arguments. Writes gpu_tests.txt and gpu_figures.json.
 set -uo pipefail
 cd "$(dirname "$0")" || exit 1
 for wheel in wheels/*.whl; do  # a wheel is a zip file: no pip is needed

@@ -14,57 +14,85 @@ import pytest
 from posedge.benchmarks.gpu.bench import CountingDriver
 from posedge.benchmarks.gpu.networks import bundle_session
 from posedge.benchmarks.gpu.scenes import draw_boxes, draw_frame
-from posedge.errors import SessionError
+from posedge.benchmarks.gpu.torch_network import TorchNetwork
+from posedge.errors import PosedgeError, SessionError
 from posedge.runtime.bundle import open_bundle
 from posedge.runtime.cuda.context import Context
 from posedge.runtime.cuda.driver import open_driver
 from posedge.runtime.cuda.gpu import what_is_missing
 from posedge.runtime.cuda.memory import DeviceBuffer
+from posedge.runtime.cuda.streams import Stream
 from posedge.runtime.pose import PoseEstimator
 from posedge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from posedge.runtime.sessions.tensorrt import TensorRTSession
-from posedge.runtime.spec import ModelSpec
 
 Picture = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass
 class Model:
-    """A network as a session on the device and as a graph, and pictures that it finds joints in."""
+    """A network as a session on the device and as a graph, and pictures that it finds joints in.
 
-    session: TensorRTSession
-    graph: Path
-    spec: ModelSpec
+    graph: None where the torch stack stands in for the network; ``no_engine`` then says why.
+    """
+
+    session: TensorRTSession | TorchNetwork
+    graph: Path | None
     pictures: list[Picture]
     driver: CountingDriver
+    no_engine: str = ""
+
+    def needs_an_engine(self) -> None:
+        if self.graph is None:
+            pytest.skip(self.no_engine)
 
 
 @pytest.fixture
 def model(device: str | None, request: pytest.FixtureRequest) -> Iterator[Model | None]:
-    """On a device the engine of POSEDGE_TEST_BUNDLE, on the stand-in one of the small network."""
+    """On a device the engine of POSEDGE_TEST_BUNDLE, or the torch stack; on the stand-in a small network."""
     if device is None:
         yield None
         return
     driver = CountingDriver(open_driver())
-    if device == "stand-in":
-        engine, spec = request.getfixturevalue("engine"), request.getfixturevalue("small_spec")
-        with Context(driver=driver) as context:
+    with Context(driver=driver) as context:
+        if device == "stand-in":
+            engine, spec = request.getfixturevalue("engine"), request.getfixturevalue("small_spec")
             session = TensorRTSession(engine(), spec, context=context)
-            yield Model(session, request.getfixturevalue("small_pose"), spec, noise(), driver)
-        return
+            yield Model(session, request.getfixturevalue("small_pose"), noise(), driver)
+            return
+        yield on_a_gpu(context, driver)
+
+
+def on_a_gpu(context: Context, driver: CountingDriver) -> Model:
+    try:
+        return of_a_bundle(context, driver)
+    except NoEngineError as error:
+        no_engine = str(error)
+    try:
+        session = TorchNetwork(context, Stream(context), 8)
+    except PosedgeError as error:
+        pytest.skip(f"{no_engine}; no stand-in for the network: {error}")
+    return Model(session, None, noise(), driver, no_engine)
+
+
+class NoEngineError(Exception):
+    """Why no engine can run on the device."""
+
+
+def of_a_bundle(context: Context, driver: CountingDriver) -> Model:
     if "POSEDGE_TEST_BUNDLE" not in os.environ:
-        pytest.skip("POSEDGE_TEST_BUNDLE does not name a bundle whose engine could run here")
+        raise NoEngineError("POSEDGE_TEST_BUNDLE does not name a bundle whose engine could run here")
     bundle = open_bundle(Path(os.environ["POSEDGE_TEST_BUNDLE"]))
     files = bundle.variant(bundle.default_variant)
-    libraries = ["tensorrt", "tensorrt_rtx"]
-    if files.built is not None:
-        libraries = [files.built.target.library]
+    libraries = ["tensorrt", "tensorrt_rtx"] if files.built is None else [files.built.target.library]
     missing = [what_is_missing(library=library) for library in libraries]
     if all(missing):
-        pytest.skip(f"no engine can be run: {missing[0].message}")
-    with Context(driver=driver) as context:
+        raise NoEngineError(f"no engine can be run: {missing[0].message}")
+    try:
         session = bundle_session(context, bundle, bundle.default_variant, 8)
-        yield Model(session, bundle.path(files.graph), bundle.spec, drawn(), driver)
+    except PosedgeError as error:
+        raise NoEngineError(f"the engine does not run here: {error}") from error
+    return Model(session, bundle.path(files.graph), drawn(), driver)
 
 
 def noise() -> list[Picture]:
@@ -90,8 +118,9 @@ def drawn() -> list[Picture]:
 
 @pytest.mark.parametrize("flip_test", [False, True])
 def test_keypoints_are_those_of_the_cpu(model: Model, flip_test: bool) -> None:
+    model.needs_an_engine()
     pytest.importorskip("onnxruntime")
-    cpu = OnnxRuntimeSession(model.graph, model.spec)
+    cpu = OnnxRuntimeSession(model.graph, model.session.spec)
     with (
         PoseEstimator.from_session(cpu, flip_test) as on_cpu,
         PoseEstimator.from_session(model.session, flip_test) as on_gpu,
@@ -170,8 +199,9 @@ def test_a_batch_is_replayed_as_a_graph_with_the_same_result(model: Model) -> No
 
 
 def test_bytes_that_are_no_engine_are_refused_and_leave_nothing(model: Model) -> None:
-    context = model.session.context
+    model.needs_an_engine()
+    context, spec = model.session.context, model.session.spec
     free, _ = context.memory_info()
     with pytest.raises(SessionError, match="the engine"):
-        TensorRTSession(b"no engine", model.spec, library=model.session.name, context=context)
+        TensorRTSession(b"no engine", spec, library=model.session.name, context=context)
     assert context.memory_info()[0] >= free
