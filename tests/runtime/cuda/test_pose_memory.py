@@ -14,15 +14,10 @@ from posedge.runtime.pose import PoseEstimator
 from posedge.runtime.sessions.tensorrt import TensorRTSession
 from posedge.runtime.spec import ModelSpec
 
-pytestmark = pytest.mark.stand_in
+pytestmark = [pytest.mark.stand_in, pytest.mark.usefixtures("kernel_cache")]
 
 ALLOCATIONS = ("cuMemAlloc", "cuMemHostAlloc", "cuGraphInstantiate", "cuEventCreate", "cuStreamCreate")
 BOX = (4.0, 4.0, 60.0, 90.0)
-
-
-@pytest.fixture(autouse=True)
-def kernel_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POSEDGE_CACHE", str(tmp_path_factory.getbasetemp() / "kernel_cache"))
 
 
 @pytest.fixture

@@ -15,16 +15,11 @@ from posedge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from posedge.runtime.sessions.tensorrt import TensorRTSession
 from posedge.runtime.spec import ModelSpec
 
-pytestmark = pytest.mark.stand_in
+pytestmark = [pytest.mark.stand_in, pytest.mark.usefixtures("kernel_cache")]
 
 Engine = Callable[..., bytes]
 Picture = tuple[np.ndarray, np.ndarray]
 PIXELS = 0.05
-
-
-@pytest.fixture(autouse=True)
-def kernel_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POSEDGE_CACHE", str(tmp_path_factory.getbasetemp() / "kernel_cache"))
 
 
 @pytest.fixture(scope="module")
