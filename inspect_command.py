@@ -12,8 +12,9 @@ from .files import write_bytes
 if TYPE_CHECKING:
     import onnx
 
+    from .engines.inspection import EngineFile
     from .engines.lint import Finding
-    from .runtime.bundle import VariantFiles
+    from .runtime.bundle import Bundle
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,19 +100,20 @@ def _mend(path: Path, output: Path, as_json: bool) -> int:
 
 
 def _inspect_bundle(options: argparse.Namespace) -> int:
+    import onnx
+
     from .engines.inspection import inspect_variant
     from .engines.inspection.text import engine_document, engine_lines
     from .runtime.bundle import open_bundle
 
     if options.mend is not None:
         raise BundleError(f"{options.target}: --mend is for graphs; a bundle stays as it was sealed")
-    bundle = open_bundle(options.target)  # every hash is checked before an engine may be loaded
+    bundle = open_bundle(options.target)
     names = list(bundle.variants) if options.variant is None else [options.variant]
     reports = []
     for name in names:
-        files = bundle.variant(name)
-        engine = None if files.engine is None else bundle.path(files.engine)
-        reports.append(inspect_variant(name, bundle.path(files.graph), engine, _builder_of(files)))
+        graph = onnx.load_from_string(bundle.read(bundle.variant(name).graph))
+        reports.append(inspect_variant(name, graph, _engine_of(bundle, name)))
     if options.json:
         documents = [engine_document(report) for report in reports]
         _print_json({"bundle": str(bundle.directory), "model": bundle.spec.name, "variants": documents})
@@ -122,9 +124,14 @@ def _inspect_bundle(options: argparse.Namespace) -> int:
     return 0
 
 
-def _builder_of(files: "VariantFiles") -> str | None:
-    """The library that built an engine and its version, such as "tensorrt_rtx 1.7.1.116"."""
-    return None if files.built is None else f"{files.built.target.library} {files.built.target.version}"
+def _engine_of(bundle: "Bundle", variant: str) -> "EngineFile | None":
+    """The engine of a variant, read once: the bytes that are told of are those that were checked."""
+    from .engines.inspection import EngineFile
+
+    files = bundle.variant(variant)
+    if files.engine is None or files.built is None:
+        return None
+    return EngineFile(files.engine, bundle.read(files.engine), files.built.target)
 
 
 def _load(path: Path) -> "onnx.ModelProto":

@@ -59,9 +59,9 @@ def build_engine(
     The graph is linted first where onnx is installed; a device that has only TensorRT builds graphs that were
     linted when their bundle was made. Precision is the graph's own.
 
-    Building the same graph again gives an engine of the same size, and of the same bytes where the graph is
-    small; in larger ones TensorRT-RTX 1.7 numbers some internal tensors by their addresses in memory.
-    So results are to be keyed by the graph and not by the engine.
+    The same graph and options give the same bytes with TensorRT-RTX 1.7, whatever the files are called (see
+    determinism.py), where the system lets a process fix its addresses. TensorRT times kernels and chooses by
+    that, so its engines differ from build to build; results are to be keyed by the graph.
 
     Raises MissingExtraError without a TensorRT; OutputError when the engine cannot be written; BuildError
     for a graph that lint or the library refuses, an option that the library does not honour, an unsupported

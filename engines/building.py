@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import BuildError, PosedgeError
 from .configure import network_flags, require_dla_core, set_options, set_profile, use_dla
+from .determinism import of_one_length
 from .flavours import Flavour, flavour_named, import_first
 from .library import Library
 from .listeners import Emit, make_logger, make_monitor
@@ -43,7 +44,7 @@ def build(request: BuildRequest, emit: Emit) -> Built:
     emit(Progressed(0.0, "Configuring"))
     config = builder.create_builder_config()
     set_profile(builder, config, network, options.profile)
-    set_options(library, config, options, _precision_flags(release, request.graph))
+    set_options(library, config, options, release, _precision_flags(release, request.graph))
     gpu_layers = () if options.dla_core is None else use_dla(library, config, network, options.dla_core)
     if times is not None:
         _attach_times(config, times, known_times)
@@ -125,9 +126,9 @@ def _parse(
     if options.version_compatible or options.hardware_compatible:
         for name in release.portable_parser_flags:
             parser.set_flag(getattr(library.OnnxParserFlag, name))
-    # a path of another length would shift the heap, and with it what the engine's bytes are (determinism.py)
-    os.chdir(os.path.dirname(graph))
-    if not parser.parse_from_file(os.path.basename(graph)):
+    directory, name = os.path.split(graph)
+    os.chdir(directory)
+    if not parser.parse_from_file(of_one_length(name)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         words = [f"{_place(error, release)}: {error.code().name}: {error.desc()}" for error in errors]
         raise BuildError(

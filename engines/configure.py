@@ -61,9 +61,15 @@ def set_profile(
 
 
 def set_options(
-    library: Library, config: "trt.IBuilderConfig", options: BuildOptions, precision_flags: tuple[str, ...]
+    library: Library,
+    config: "trt.IBuilderConfig",
+    options: BuildOptions,
+    release: Release,
+    precision_flags: tuple[str, ...],
 ) -> None:
     """Set everything but the profile, the timing cache and the DLA. The release has been asked for each."""
+    if release.profiling_verbosity is not None:
+        config.profiling_verbosity = getattr(library.ProfilingVerbosity, release.profiling_verbosity)
     flags = list(precision_flags)
     flags += ["VERSION_COMPATIBLE"] if options.version_compatible else []
     flags += ["SPARSE_WEIGHTS"] if options.sparsity else []

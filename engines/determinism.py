@@ -6,6 +6,7 @@ both off, builds of real networks came out byte for byte the same (docs/bundle.m
 """
 
 import ctypes
+import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ _PASSED_ON = (
         "TRT",
     ),
 )
+_PATH_LENGTH = 300
 _LONGEST = 8192  # characters of a request, to which every one is filled up with spaces
 # two heaps, Python's and the build's (glibc's mallopt(3)); the same order in Python's sets
 _SETTINGS = {"MALLOC_ARENA_MAX": "2", "PYTHONHASHSEED": "0"}
@@ -51,6 +53,15 @@ def start_repeatable(
     *first, last = arguments
     with _fixed_addresses():
         return subprocess.Popen([*first, last.ljust(_LONGEST)], env={**kept, **_SETTINGS}, **options)
+
+
+def of_one_length(name: str) -> str:
+    """A path of 300 bytes to the file ``name`` of the working directory.
+
+    A path of another length may take another block of the heap, and shift what comes after it.
+    """
+    missing = _PATH_LENGTH - len(os.fsencode(name))  # a name has 255 bytes at most
+    return "./" * (missing // 2) + "/" * (missing % 2) + name
 
 
 def on_fresh_heap(work: Callable[[], _Result]) -> _Result:

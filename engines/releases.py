@@ -19,6 +19,8 @@ class Release:
         where networks are not strongly typed: there a type in the graph is a wish until its flag is set.
     progress_monitor: whether the builder reports through IProgressMonitor.
     parser_names_nodes: whether the parser's errors carry the node's name; otherwise they have its index.
+    profiling_verbosity: name in ProfilingVerbosity to set, or None. Without DETAILED the engine inspector
+        has names alone.
     portable_parser_flags: names in OnnxParserFlag that version- or hardware-compatible engines need.
     cannot: fields of BuildOptions that these versions do not honour, each with the reason.
     target_sms: compute capabilities that can be built for without that GPU.
@@ -30,6 +32,7 @@ class Release:
     precision_flags: tuple[tuple[str, str], ...] = ()
     progress_monitor: bool = True
     parser_names_nodes: bool = True
+    profiling_verbosity: str | None = "DETAILED"
     portable_parser_flags: tuple[str, ...] = ()
     cannot: Mapping[str, str] = field(default_factory=dict)
     target_sms: tuple[int, ...] = ()
@@ -62,6 +65,7 @@ TENSORRT_RTX = (
     Release(
         first=(1, 7),
         before=(2, 0),
+        profiling_verbosity=None,
         cannot={
             "optimization_level": "its engines are the same at every level; kernels are chosen where it runs",
             "timing_cache": "it times nothing when it builds; it has a cache of its own at run time",

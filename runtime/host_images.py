@@ -13,12 +13,18 @@ CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
 
 
 def lent_on(image: object) -> tuple[int, int] | None:
-    """Device type and number of what can be borrowed by DLPack, None for anything else."""
+    """Device type and number of what can be borrowed by DLPack, None for anything else.
+
+    Raises DataError where its library cannot say it.
+    """
     device: Any = getattr(image, "__dlpack_device__", None)
     if device is None or not hasattr(image, "__dlpack__"):
         return None
-    kind, number = device()
-    return int(kind), int(number)
+    try:
+        kind, number = device()
+        return int(kind), int(number)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(f"the image cannot be borrowed by DLPack: {error}.") from error
 
 
 def is_on_a_gpu(image: object) -> bool:

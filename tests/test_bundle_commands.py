@@ -65,6 +65,7 @@ def test_build_makes_engines_for_what_is_here(bundle: Path, capsys: pytest.Captu
 def test_build_of_one_variant_leaves_the_others(bundle: Path) -> None:
     before = open_bundle(bundle)
     arguments = ["--variant", "int8", "--batch-profile", "1,1,2", "--flavour", "tensorrt_rtx"]
+    arguments += ["--target-sms", "89,120"]
     assert main(["build", str(bundle), *arguments]) == 0
     after = open_bundle(bundle)
     assert after.variant("fp32") == before.variant("fp32")
@@ -72,6 +73,7 @@ def test_build_of_one_variant_leaves_the_others(bundle: Path) -> None:
     build = after.variant("int8").built
     assert build is not None
     assert build.profile == (1, 1, 2)
+    assert (build.target.sms, build.target.portable) == ((89, 120), False)
 
 
 def test_build_mends_a_damaged_engine_and_nothing_else(
@@ -95,6 +97,7 @@ def test_build_mends_a_damaged_engine_and_nothing_else(
         (["--variant", "fp8"], "no variant 'fp8'; it has fp32, int8"),
         (["--flavour", "tensorrt"], "TensorRT comes with JetPack"),
         (["--build-timeout", "0.01"], "time limit of 0.01 s"),
+        (["--sparsity"], "has no sparsity"),
     ],
 )
 def test_a_build_that_fails_leaves_the_old_bundle(

@@ -10,6 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from posedge.cli import main
+from posedge.engines.flavours import flavour_named, installed_version
 from posedge.engines.probe import SPEC, probe_graph
 from posedge.runtime.bundle import VariantFiles, seal_bundle
 
@@ -141,6 +142,20 @@ def test_a_bundle(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in ("variant      fp32", "variant      int8", "asked for    INT8 100.0 %", "conv4"):
         assert words in said
     assert said.count("not known: the variant has no engine") == 2
+
+
+def test_an_engine_is_compared_with_its_graph(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if installed_version(flavour_named("tensorrt_rtx")) is None:
+        pytest.skip("needs the extra tensorrt-rtx")
+    assert main(["build", str(bundle), "--variant", "int8", "--batch-profile", "1,1,2"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", "--json", "--variant", "int8", str(bundle)]) == 0
+    (variant,) = json.loads(capsys.readouterr().out)["variants"]
+    assert (variant["engine"], variant["asked_shares"]) == ("int8.engine", {"INT8": 1})
+    assert variant["engine_bytes"] == (bundle / "int8.engine").stat().st_size
+    assert variant["built_with"].startswith("tensorrt_rtx ")
+    if variant["built_with"].startswith("tensorrt_rtx 1.7."):  # whose text is known
+        assert (variant["got_shares"], variant["lost_int8"]) == ({"INT8": 1}, [])
 
 
 def test_one_variant_for_machines(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ def sealed(directory: Path) -> dict[str, SealedFile]:
 
 
 def test_graphs_tables_and_engines_are_the_same_bytes(options: DeployOptions, tmp_path: Path) -> None:
-    options = replace(options, limit=2, calibration_crops=4, batch_sizes=(1,))
+    options = replace(options, precisions=("int8",), limit=2, calibration_crops=4, batch_sizes=(1,))
     here = deploy(options).directory
     there = tmp_path / "another" / "place"
     subprocess.run(

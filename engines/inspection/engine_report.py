@@ -1,17 +1,31 @@
 """What a graph asked for beside what its engine does."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 
-from ..flavours import flavour_named
+from ...runtime.target import Target, mismatch, target_here
+from ..flavours import flavour_named, installed_version
 from .engine_layers import EngineLayer, Reading
 from .graph_summary import AskedLayer, asked_layers, shares
 from .inspector_child import ask_inspector
 from .rtx_text import read_rtx_engine
 
 _QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+
+
+@dataclass(frozen=True)
+class EngineFile:
+    """An engine to be told of. name: of its file; data: its bytes, checked; target: what it was built for."""
+
+    name: str
+    data: bytes
+    target: Target
+
+    @property
+    def built_with(self) -> str:
+        """The library that built it and its version, such as "tensorrt_rtx 1.7.1.116"."""
+        return f"{self.target.library} {self.target.version}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,6 @@ class EngineReport:
     """
 
     variant: str
-    graph: str
     engine: str | None
     engine_bytes: int | None
     built_with: str | None
@@ -76,38 +89,45 @@ class EngineReport:
         return sum(layer.asked == "INT8" and layer.got is None for layer in self.layers)
 
 
-def inspect_variant(
-    variant: str, graph: Path, engine: Path | None = None, built_with: str | None = None
-) -> EngineReport:
+def inspect_variant(variant: str, model: onnx.ModelProto, engine: EngineFile | None = None) -> EngineReport:
     """Compare a graph with its engine.
 
-    built_with: flavour and version, such as "tensorrt_rtx 1.7.1.116". The engine of a flavour with a text in
-    it is only read; any other is loaded in a child process, so its hash must have been checked.
+    The engine of a flavour with a text in it is only read. Any other is loaded in a child process, so its
+    hash must have been checked, where it was built for the library and the device that are here.
     """
-    model = onnx.load(graph)
-    reading = _read(engine, built_with)
+    reading = _read(engine)
     quantisers = {node.name for node in model.graph.node if node.op_type in _QUANTISERS}
     return EngineReport(
         variant=variant,
-        graph=graph.name,
         engine=None if engine is None else engine.name,
-        engine_bytes=None if engine is None else engine.stat().st_size,
-        built_with=built_with,
+        engine_bytes=None if engine is None else len(engine.data),
+        built_with=None if engine is None else engine.built_with,
         source=reading.source,
         layers=tuple(_report(layer, reading, quantisers) for layer in asked_layers(model)),
         operations=_operations(reading),
     )
 
 
-def _read(engine: Path | None, built_with: str | None) -> Reading:
+def _read(engine: EngineFile | None) -> Reading:
     if engine is None:
         return Reading(None, "not known: the variant has no engine")
-    name = (built_with or "").partition(" ")[0]
-    if name == "tensorrt_rtx":
-        return read_rtx_engine(engine.read_bytes())
-    if name == "tensorrt":
-        return ask_inspector(engine, flavour_named(name))
-    return Reading(None, f"not known: {built_with or 'an unknown library'} built the engine")
+    if engine.target.library == "tensorrt_rtx":
+        return read_rtx_engine(engine.data)
+    if engine.target.library == "tensorrt":
+        return _ask(engine)
+    return Reading(None, f"not known: {engine.built_with} built the engine")
+
+
+def _ask(engine: EngineFile) -> Reading:
+    """What the inspector says; nothing is loaded that was built for another version or another device."""
+    flavour = flavour_named(engine.target.library)
+    version = installed_version(flavour)
+    if version is not None:
+        here = target_here(flavour.name, version)
+        reason = mismatch(engine.target, here)
+        if reason is not None:
+            return Reading(None, f"not known: {reason} (built: {engine.target}; here: {here})")
+    return ask_inspector(engine.data, flavour)
 
 
 def _report(layer: AskedLayer, reading: Reading, quantisers: set[str]) -> LayerReport:

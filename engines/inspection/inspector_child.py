@@ -1,13 +1,12 @@
-"""TensorRT's engine inspector, run in a process of its own: ``python -m ... FLAVOUR ENGINE``.
+"""TensorRT's engine inspector, in a process of its own: ``python -m ... FLAVOUR``, with the engine as input.
 
-Loading an engine is running code of the library, which may crash; a report of it must not crash with it. It
-needs the GPU that the engine was built for. Only engines whose hash was checked are to be given.
+Loading an engine is running code, which may crash; a report of it must not crash with it. It needs the GPU
+that the engine was built for. The child gets bytes and no path, so that what is loaded is what was checked.
 """
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from ..flavours import Flavour, import_first
@@ -18,10 +17,13 @@ _TIME_LIMIT_S = 120.0
 _REFUSED = 3
 
 
-def ask_inspector(engine: Path, flavour: Flavour, time_limit_s: float = _TIME_LIMIT_S) -> Reading:
-    """What the library's inspector says of an engine, or why it says nothing."""
+def ask_inspector(engine: bytes, flavour: Flavour, time_limit_s: float = _TIME_LIMIT_S) -> Reading:
+    """What the library's inspector says of an engine, or why it says nothing.
+
+    engine: its hash must have been checked, as ``Bundle.read`` does.
+    """
     # "python -m" would look for modules in the user's directory first, hence "/"
-    command = [sys.executable, "-m", f"{__package__}.inspector_child", flavour.name, str(engine.absolute())]
+    command = [sys.executable, "-m", f"{__package__}.inspector_child", flavour.name]
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
     try:
@@ -29,21 +31,22 @@ def ask_inspector(engine: Path, flavour: Flavour, time_limit_s: float = _TIME_LI
             command,
             env=environment,
             cwd="/",
+            input=engine,
             capture_output=True,
-            text=True,
             timeout=time_limit_s,
             check=False,
         )
     except subprocess.TimeoutExpired:
         return Reading(None, f"not known: {flavour.module} did not load the engine in {time_limit_s:g} s")
+    answer = done.stdout.decode("utf-8", "replace")
     if done.returncode == 0:
-        return read_inspector(done.stdout, f"the engine inspector of {flavour.module}")
-    said = done.stdout.strip() if done.returncode == _REFUSED else ""
+        return read_inspector(answer, f"the engine inspector of {flavour.module}")
+    said = answer.strip() if done.returncode == _REFUSED else ""
     reason = said or f"{flavour.module} failed to load the engine (exit status {done.returncode})"
     return Reading(None, f"not known: {reason}")
 
 
-def main(name: str, engine: str) -> tuple[int, str]:
+def main(name: str) -> tuple[int, str]:
     """Exit status 0 and the inspector's JSON, or another and what is wrong on one line."""
     from ..flavours import flavour_named
 
@@ -52,7 +55,7 @@ def main(name: str, engine: str) -> tuple[int, str]:
     except Exception as error:  # a missing or broken library; the report says which
         return _REFUSED, str(error).splitlines()[0]
     trt: Any = library
-    loaded = trt.Runtime(_logger(trt)).deserialize_cuda_engine(Path(engine).read_bytes())
+    loaded = trt.Runtime(_logger(trt)).deserialize_cuda_engine(sys.stdin.buffer.read())
     if loaded is None:
         problem = (
             f"{flavour.module} cannot load the engine here; its inspector needs the GPU it was built for"

@@ -52,12 +52,20 @@ class DeviceArray:
 
     address: of the first one. shape, strides: as numpy has them; strides in bytes.
     owner: what must be kept as long as the values are read.
+
+    Raises DataError where there are values and no address.
     """
 
     address: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     owner: object
+
+    def __post_init__(self) -> None:
+        if self.address == 0 and 0 not in self.shape:
+            raise DataError(f"the image on the GPU has shape {self.shape} and no memory (a null pointer).")
+        if len(self.strides) != len(self.shape):
+            raise DataError(f"the image on the GPU has shape {self.shape} and strides {self.strides}.")
 
 
 class _Loan:
@@ -99,22 +107,24 @@ def from_dlpack(array: Any, stream: Stream) -> DeviceArray:
     return DeviceArray((tensor.data or 0) + tensor.byte_offset, shape, strides, loan)
 
 
-def from_interface(array: Any) -> DeviceArray:
-    """Borrow an array by ``__cuda_array_interface__``; whoever reads it waits for the stream that it names.
+def from_interface(array: Any) -> tuple[DeviceArray, int | None]:
+    """Borrow an array by ``__cuda_array_interface__``; and the stream after whose work it is ready, if any.
 
     Raises DataError for values that are not uint8 and an interface that is not understood.
     """
-    described = array.__cuda_array_interface__
     try:
+        described = array.__cuda_array_interface__
         kind, address = described["typestr"], int(described["data"][0])
         shape = tuple(int(size) for size in described["shape"])
         strides = described.get("strides")
         strides = compact(shape) if strides is None else tuple(int(step) for step in strides)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        stream = described.get("stream")
+        stream = None if stream is None else int(stream)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"the image's __cuda_array_interface__ is not understood: {error!r}.") from error
     if kind not in ("|u1", "<u1", ">u1"):
         raise DataError(f"the image on the GPU has values of type {kind!r}; images are uint8 ('|u1').")
-    return DeviceArray(address, shape, strides, array)
+    return DeviceArray(address, shape, strides, array), stream
 
 
 def compact(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -110,12 +110,11 @@ def _borrow(array: Any, ordinal: int, stream: Stream) -> DeviceArray:
                 f"the image is on CUDA device {lent[1]}, and the estimator on {ordinal}. Copy it there first."
             )
         return from_dlpack(array, stream)
-    borrowed = from_interface(array)
-    producer = array.__cuda_array_interface__.get("stream")
+    borrowed, producer = from_interface(array)
     if producer is not None:
         # the frame is ready where that stream's work ends; it is another library's
         with stream.context.current("wait for an image's stream") as driver:
-            driver.synchronize_stream(int(producer))
+            driver.synchronize_stream(producer)
     return borrowed
 
 

@@ -74,7 +74,8 @@ class DevicePipeline:
         self._session = session
         self._idle: list[DeviceLane] = []
         self._slots: list[Slot] = []
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the lists of lanes and slots
+        self._turn = threading.Lock()  # of the stream: one batch's work after another's
         with ExitStack() as made:
             kernels = made.enter_context(LoadedKernels(self.context, cache))
             self._work = BatchWork(session, kernels, flip_test, yuv)
@@ -136,7 +137,7 @@ class DevicePipeline:
     def put(self, slot: Slot, timer: StageTimer | None) -> None:
         """Put a slot's batch on the stream, behind its images, up to the download of its results."""
         stream, work = self.stream, self._work
-        with self._lock, self.context.current("estimate poses"):
+        with self._turn, self.context.current("estimate poses"):
             stream.wait(slot.uploaded)
             with nullcontext() if timer is None else timer.stage("upload", stream):
                 work.records.upload(slot.records, stream=stream)

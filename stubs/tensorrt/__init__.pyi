@@ -53,6 +53,10 @@ class HardwareCompatibilityLevel(_Enum):
     NONE: HardwareCompatibilityLevel
     AMPERE_PLUS: HardwareCompatibilityLevel
 
+class ProfilingVerbosity(_Enum):
+    DETAILED: ProfilingVerbosity
+    LAYER_NAMES_ONLY: ProfilingVerbosity
+
 class DeviceType(_Enum):
     GPU: DeviceType
     DLA: DeviceType
@@ -92,6 +96,7 @@ class IBuilderConfig:
     default_device_type: DeviceType
     DLA_core: int
     hardware_compatibility_level: HardwareCompatibilityLevel
+    profiling_verbosity: ProfilingVerbosity
     progress_monitor: IProgressMonitor | None
     def set_flag(self, flag: BuilderFlag) -> None: ...
     def set_memory_pool_limit(self, pool: MemoryPoolType, pool_size: SupportsInt) -> None: ...

@@ -10,4 +10,5 @@ from tensorrt import MemoryPoolType as MemoryPoolType
 from tensorrt import NetworkDefinitionCreationFlag as NetworkDefinitionCreationFlag
 from tensorrt import OnnxParser as OnnxParser
 from tensorrt import OnnxParserFlag as OnnxParserFlag
+from tensorrt import ProfilingVerbosity as ProfilingVerbosity
 from tensorrt import __version__ as __version__

@@ -108,12 +108,27 @@ def function_that_calls(name: str, conv_chain) -> onnx.ModelProto:
     return model
 
 
+def computed_scale(conv_chain) -> onnx.ModelProto:
+    """The scale depends on the image; one that is computed from constants is folded and builds."""
+    model = conv_chain("int8", layers=1)
+    model.graph.node.insert(0, helper.make_node("ReduceMax", ["input"], ["computed"], "max", keepdims=0))
+    for node in model.graph.node:
+        if node.name in ("quantize0", "dequantize0"):
+            node.input[1] = "computed"
+    return model
+
+
 @pytest.mark.parametrize(
     "crash",
-    [without_outputs, partial(function_that_calls, "F"), partial(function_that_calls, "G")],
-    ids=["node without outputs", "function that calls itself", "functions that call each other"],
+    [without_outputs, partial(function_that_calls, "F"), partial(function_that_calls, "G"), computed_scale],
+    ids=[
+        "node without outputs",
+        "function that calls itself",
+        "functions that call each other",
+        "computed scale",
+    ],
 )
-def test_every_known_way_to_crash_the_parser_is_an_error_and_linted(crash, conv_chain, saved, out):
+def test_every_known_way_to_crash_the_library_is_an_error_and_linted(crash, conv_chain, saved, out):
     graph = saved(crash(conv_chain))
     with pytest.raises(WorkerCrash, match="SIGSEGV"):
         run_worker(request(graph, out / "model.engine"), 60)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from posedge.engines import BuildOptions
-from posedge.engines.determinism import start_repeatable
+from posedge.engines.determinism import of_one_length, start_repeatable
 from posedge.engines.targets import built_for
 from posedge.runtime.target import PORTABLE_SMS, Target, mismatch
 
@@ -60,6 +60,16 @@ def test_only_the_child_has_fixed_addresses() -> None:
         assert process.stdin is not None
         process.stdin.write(b"\n")
     assert personality() == before
+
+
+@pytest.mark.parametrize("name", ["a", "int8.onnx", "a long name.onnx", "ä" * 127, "x" * 255])
+def test_a_path_has_one_length_whatever_the_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(b"graph")
+    assert Path(of_one_length(name)).read_bytes() == b"graph"
+    assert len(os.fsencode(of_one_length(name))) == len(of_one_length("model.onnx"))
 
 
 def test_what_the_library_reads_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ def test_each_version_is_asked_only_for_what_it_has(version, asked, stand_in, co
         [8, 3, 16, 16],
         [32, 3, 16, 16],
     ] in calls
+    assert ["IBuilderConfig.profiling_verbosity", "DETAILED"] in calls  # or the inspector has names alone
     assert os.listdir(out) == ["model.engine"]
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +10,25 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from posedge.engines import BatchProfile, build_engine
+from posedge.engines import BatchProfile, BuildResult, build_engine
 from posedge.engines.flavours import flavour_named, installed_version
-from posedge.engines.inspection import inspect_variant, summarise
+from posedge.engines.inspection import EngineFile, inspect_variant, summarise
 from posedge.engines.inspection.graph_summary import shares
 from posedge.engines.inspection.inspector_child import ask_inspector
 from posedge.engines.inspection.rtx_text import read_rtx_engine
+from posedge.runtime.target import Target
 
+TENSORRT = Target("tensorrt", "10.3.0", (87,), gpu="Orin", machine="aarch64")
 MACS = [8 * channels * 9 * 256 for channels in (3, 8, 8)]
 
 
 def node_named(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
     (node,) = (node for node in model.graph.node if node.name == name)
     return node
+
+
+def engine_file(path: Path, built: BuildResult) -> EngineFile:
+    return EngineFile(path.name, path.read_bytes(), Target(built.flavour, built.version))
 
 
 def half_quantised(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -56,17 +63,17 @@ def test_shares_count_what_is_not_known() -> None:
     assert shares([]) == {}
 
 
-def test_a_variant_without_an_engine(conv_chain, saved) -> None:
-    report = inspect_variant("int8", saved(conv_chain("int8")))
+def test_a_variant_without_an_engine(conv_chain) -> None:
+    report = inspect_variant("int8", conv_chain("int8"))
     assert report.asked_shares == {"INT8": 1}
     assert report.got_shares == {"not known": 1}
     assert (report.unknown, report.lost) == (3, ())
     assert "no engine" in report.source
 
 
-def test_an_engine_of_an_unknown_library_is_not_guessed_at(conv_chain, saved, out: Path) -> None:
-    (out / "engine").write_bytes(b"vtrt" + bytes(100))
-    report = inspect_variant("fp32", saved(conv_chain()), out / "engine", "something 3.2")
+def test_an_engine_of_an_unknown_library_is_not_guessed_at(conv_chain) -> None:
+    engine = EngineFile("engine", b"vtrt" + bytes(100), Target("something", "3.2"))
+    report = inspect_variant("fp32", conv_chain(), engine)
     assert report.source == "not known: something 3.2 built the engine"
 
 
@@ -87,7 +94,7 @@ def test_engines_compute_what_their_graphs_ask_for(
     graph = saved(conv_chain(precision, batch=batch))
     profile = None if batch == "n" else BatchProfile(batch, batch, batch)
     built = build_engine(graph, out / "engine", profile, flavour="tensorrt_rtx")
-    report = inspect_variant(precision, graph, out / "engine", f"{built.flavour} {built.version}")
+    report = inspect_variant(precision, onnx.load(graph), engine_file(out / "engine", built))
     assert [(layer.node, layer.got) for layer in report.layers] == [(f"conv{i}", got) for i in range(3)]
     assert report.got_shares == {got: 1}
     assert (report.lost, report.unknown) == ((), 0)
@@ -108,7 +115,7 @@ def test_a_layer_that_was_asked_for_int8_and_is_float_is_named(conv_chain, saved
     node_named(model, "dequantize_weight1").input[1:] = ["one_scale", "one_zero"]
     graph = saved(model)
     built = build_engine(graph, out / "engine", flavour="tensorrt_rtx")
-    report = inspect_variant("int8", graph, out / "engine", f"{built.flavour} {built.version}")
+    report = inspect_variant("int8", model, engine_file(out / "engine", built))
     assert [(layer.node, layer.asked, layer.got) for layer in report.lost] == [("conv1", "INT8", "FP32")]
     assert report.got_shares["FP32"] == pytest.approx(MACS[1] / sum(MACS))
 
@@ -179,9 +186,8 @@ def tensorrt_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tensorrt_here")
-def test_a_tensorrt_engine_is_told_of_by_its_inspector(conv_chain, saved, out: Path) -> None:
-    (out / "engine").write_bytes(b"engine")
-    report = inspect_variant("int8", saved(conv_chain("int8")), out / "engine", "tensorrt 10.3.0")
+def test_a_tensorrt_engine_is_told_of_by_its_inspector(conv_chain) -> None:
+    report = inspect_variant("int8", conv_chain("int8"), EngineFile("engine", b"engine", TENSORRT))
     assert report.source == "the engine inspector of tensorrt"
     assert [layer.got for layer in report.layers] == ["INT8", "FP16", "INT8"]
     assert [layer.node for layer in report.lost] == ["conv1"]
@@ -192,19 +198,28 @@ def test_a_tensorrt_engine_is_told_of_by_its_inspector(conv_chain, saved, out: P
 
 @pytest.mark.usefixtures("tensorrt_here")
 @pytest.mark.parametrize(("content", "words"), [(b"other", "needs the GPU"), (b"crash", "exit status -6")])
-def test_an_engine_that_cannot_be_loaded_is_not_known(content, words, conv_chain, saved, out: Path) -> None:
-    (out / "engine").write_bytes(content)
-    report = inspect_variant("int8", saved(conv_chain("int8")), out / "engine", "tensorrt 10.3.0")
+def test_an_engine_that_cannot_be_loaded_is_not_known(content, words, conv_chain) -> None:
+    report = inspect_variant("int8", conv_chain("int8"), EngineFile("engine", content, TENSORRT))
     assert report.source.startswith("not known: ")
     assert words in report.source
     assert report.got_shares == {"not known": 1}
 
 
-def test_the_inspector_answers_from_a_process_of_its_own(out: Path) -> None:
+@pytest.mark.usefixtures("tensorrt_here")
+def test_an_engine_for_another_device_is_not_loaded(conv_chain, tmp_path: Path) -> None:
+    package = tmp_path / "packages" / "tensorrt-10.3.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorrt\nVersion: 10.3.0\n")
+    other = replace(TENSORRT, machine="riscv64")
+    report = inspect_variant("int8", conv_chain("int8"), EngineFile("engine", b"engine", other))
+    assert report.source.startswith("not known: it was built on another architecture (built: tensorrt 10.3")
+    assert report.got_shares == {"not known": 1}
+
+
+def test_the_inspector_answers_from_a_process_of_its_own() -> None:
     """Whatever is here, a library or none, a GPU or none: garbage has no layers and nothing crashes."""
-    (out / "engine").write_bytes(bytes(100))
     for name in ("tensorrt", "tensorrt_rtx"):
-        reading = ask_inspector(out / "engine", flavour_named(name))
+        reading = ask_inspector(bytes(100), flavour_named(name))
         assert reading.layers is None
         assert reading.source.startswith("not known: ")
         assert "\n" not in reading.source

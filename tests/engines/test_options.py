@@ -52,6 +52,7 @@ def test_nothing_is_asked_for_that_was_not_given(version, stand_in, conv_chain, 
     build_engine(saved(conv_chain()), out / "model.engine")
     assert {name for name in names(out / "model.engine") if name.startswith("IBuilderConfig")} <= {
         "IBuilderConfig.add_optimization_profile",
+        "IBuilderConfig.profiling_verbosity",
         "IBuilderConfig.progress_monitor",
     }
 

@@ -230,6 +230,12 @@ def cuda() -> Iterator[StandIn | None]:
 
 
 @pytest.fixture
+def kernel_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of compiled kernels that is kept from run to run, apart from the user's."""
+    monkeypatch.setenv("POSEDGE_CACHE", f"{tempfile.gettempdir()}/posedge-stand-in-{os.getuid()}-cache")
+
+
+@pytest.fixture
 def engine(small_pose: Path) -> Callable[..., bytes]:
     """Makes engines of the small network for the stand-in."""
 

@@ -17,16 +17,11 @@ from posedge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from posedge.runtime.sessions.tensorrt import TensorRTSession
 from posedge.runtime.spec import ModelSpec
 
-pytestmark = pytest.mark.stand_in
+pytestmark = [pytest.mark.stand_in, pytest.mark.usefixtures("kernel_cache")]
 
 BOXES = [(4.0, 4.0, 60.0, 90.0), (-10.0, 20.0, 40.0, 120.0)]
 HEIGHT, WIDTH, PITCH = 100, 79, 256
 CUDA = 2  # kDLCUDA
-
-
-@pytest.fixture(autouse=True)
-def kernel_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POSEDGE_CACHE", str(tmp_path_factory.getbasetemp() / "kernel_cache"))
 
 
 @pytest.fixture
@@ -199,6 +194,8 @@ def test_an_array_of_another_library_on_the_host(
         np.testing.assert_array_equal(on_cpu(torch.from_numpy(image), BOXES)[0], on_cpu(image, BOXES)[0])
         with pytest.raises(DataError, match="dtype float32"):
             on_cpu(torch.zeros(4, 4, 3), BOXES)
+        with pytest.raises(DataError, match="cannot be borrowed by DLPack"):
+            on_cpu(torch.zeros(4, 4, 3, device="meta"), BOXES)
         with pytest.raises(DataError, match="in the memory of a GPU"):
             on_cpu(SimpleNamespace(__cuda_array_interface__={}), BOXES)
 
@@ -214,6 +211,9 @@ def test_what_cannot_be_read_is_refused_and_given_back(pose, frame, image: np.nd
         ({"strides": (-PITCH, 3, 1)}, "pitch"),
         ({"strides": (WIDTH, 3, 1)}, "pitch"),
         ({"data": None}, "not understood"),
+        ({"stream": "s"}, "not understood"),
+        ({"data": (0, False)}, "a null pointer"),
+        ({"strides": (PITCH, 3)}, "and strides"),
     ):
         with pytest.raises(DataError, match=said):
             pose(SimpleNamespace(__cuda_array_interface__={**described, **changed}), BOXES)
@@ -223,6 +223,8 @@ def test_what_cannot_be_read_is_refused_and_given_back(pose, frame, image: np.nd
     assert wide.given_back == 1
     with pytest.raises(DataError, match="on CUDA device 3, and the estimator on 0"):
         pose(Dlpack(good, device=3), BOXES)
+    with pytest.raises(DataError, match="not understood"):
+        pose(SimpleNamespace(__cuda_array_interface__=None), BOXES)
     plane = image[..., 0]
     for luma, chroma, said in (
         (plane, frame(plane[:50]), "one plane is on the GPU"),

@@ -14,15 +14,10 @@ from posedge.runtime.pose import PoseEstimator
 from posedge.runtime.sessions.tensorrt import TensorRTSession
 from posedge.runtime.spec import ModelSpec
 
-pytestmark = pytest.mark.stand_in
+pytestmark = [pytest.mark.stand_in, pytest.mark.usefixtures("kernel_cache")]
 
 ALLOCATIONS = ("cuMemAlloc", "cuMemHostAlloc", "cuGraphInstantiate", "cuEventCreate", "cuStreamCreate")
 BOX = (4.0, 4.0, 60.0, 90.0)
-
-
-@pytest.fixture(autouse=True)
-def kernel_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POSEDGE_CACHE", str(tmp_path_factory.getbasetemp() / "kernel_cache"))
 
 
 @pytest.fixture
@@ -145,7 +140,8 @@ def test_threads_share_an_estimator(make, cuda) -> None:
 def test_the_next_image_goes_up_while_the_network_runs(make, cuda) -> None:
     """The network ends only after the next image's upload: one batch at a time would wait for ever."""
     copies = cuda.calls("cuMemcpyHtoDAsync")
-    with make(until_copies=copies + 4) as pose:  # the decoder's constants, image, records, image
+    first = 1 + 8 + 1  # the decoder's constants, the images of a batch, its records
+    with make(until_copies=copies + first + 1) as pose:
         assert len(list(pose.stream(pictures(16), [[BOX]] * 16))) == 16
 
 

@@ -17,15 +17,10 @@ from posedge.runtime.pose import PoseEstimator
 from posedge.runtime.spec import ModelSpec
 from posedge.runtime.target import Target
 
-pytestmark = pytest.mark.stand_in
+pytestmark = [pytest.mark.stand_in, pytest.mark.usefixtures("kernel_cache")]
 
 BOX = (4.0, 4.0, 60.0, 90.0)
 IMAGE = np.random.default_rng(0).integers(0, 256, (100, 80, 3), np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def kernel_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POSEDGE_CACHE", str(tmp_path_factory.getbasetemp() / "kernel_cache"))
 
 
 @pytest.fixture

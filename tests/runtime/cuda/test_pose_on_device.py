@@ -1,5 +1,6 @@
 """PoseEstimator on the stand-ins for libcuda and TensorRT gives what it gives on the CPU."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from contextlib import closing
@@ -7,22 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from posedge.runtime.pose import PoseEstimator
 from posedge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from posedge.runtime.sessions.tensorrt import TensorRTSession
 from posedge.runtime.spec import ModelSpec
 
-pytestmark = pytest.mark.stand_in
+pytestmark = [pytest.mark.stand_in, pytest.mark.usefixtures("kernel_cache")]
 
 Engine = Callable[..., bytes]
 Picture = tuple[np.ndarray, np.ndarray]
 PIXELS = 0.05
-
-
-@pytest.fixture(autouse=True)
-def kernel_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POSEDGE_CACHE", str(tmp_path_factory.getbasetemp() / "kernel_cache"))
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +102,50 @@ def test_stream_and_call_as_on_the_cpu(
         if not half:  # random maps have their maxima anywhere
             for found, picture in zip(called, small_pictures, strict=True):
                 assert_alike(found, on_cpu(*picture))
+
+
+def distributions(spec: ModelSpec) -> bytes:
+    """A SimCC network: each joint sees a mix of the colours, along each axis its maximum."""
+    weights = np.random.default_rng(0).standard_normal((spec.num_joints, 3, 5, 5)).astype(np.float32)
+    width, height = spec.input_wh
+    nodes = [
+        helper.make_node("Conv", ["input", "w"], ["seen"], pads=[2, 2, 2, 2]),
+        helper.make_node("ReduceMax", ["seen"], ["simcc_x"], axes=[2], keepdims=0),
+        helper.make_node("ReduceMax", ["seen"], ["simcc_y"], axes=[3], keepdims=0),
+    ]
+    shapes = {"simcc_x": ["n", spec.num_joints, width], "simcc_y": ["n", spec.num_joints, height]}
+    graph = helper.make_graph(
+        nodes,
+        "simcc",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, height, width])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+@pytest.mark.parametrize("flip_test", [False, True])
+@pytest.mark.parametrize("codec", ["msra", "unbiased", "megvii", "simcc"])
+def test_every_codec(
+    codec: str,
+    flip_test: bool,
+    small_pose: Path,
+    small_spec: ModelSpec,
+    small_pictures: list[Picture],
+    cuda,
+) -> None:
+    import fake_trt
+
+    spec, model = dataclasses.replace(small_spec, codec=codec, blur_kernel=5), small_pose.read_bytes()
+    if codec == "simcc":
+        spec = dataclasses.replace(spec, output_name="simcc_x", split_ratio=1.0)
+        model = distributions(spec)
+    session = TensorRTSession(fake_trt.engine_bytes(model), spec, graphs=0)
+    with (
+        PoseEstimator.from_session(OnnxRuntimeSession(model, spec, 1), flip_test) as on_cpu,
+        PoseEstimator.from_session(session, flip_test) as pose,
+    ):
+        for picture in small_pictures[:4]:
+            assert_alike(pose(*picture), on_cpu(*picture))

@@ -66,6 +66,7 @@ NetworkDefinitionCreationFlag = enum.IntEnum(
     "NetworkDefinitionCreationFlag", _SETTING.get("flag_values") or FLAG_VALUES[_SETTING["names"]]
 )
 OnnxParserFlag = _enum("OnnxParserFlag")
+ProfilingVerbosity = _enum("ProfilingVerbosity")
 assert {flag.name for flag in NetworkDefinitionCreationFlag} == _NAMES["NetworkDefinitionCreationFlag"]
 
 

@@ -33,6 +33,7 @@ _8_6: Names = {
         parse parse_from_file parse_with_weight_descriptors set_flag supports_model supports_operator""",
     "OnnxParserFlag": "NATIVE_INSTANCENORM",
     "ParserError": "code desc file func line node",
+    "ProfilingVerbosity": "DETAILED LAYER_NAMES_ONLY NONE",
 }
 
 
