@@ -1,6 +1,7 @@
 """The benchmark program from end to end on the stand-in for libcuda: what it writes, not how fast it is."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from posedge.runtime.spec import ModelSpec
 from posedge.runtime.target import Target
 
 FAKE_ENGINE = b'fake{"smallest": 1, "largest": 8, "workspace": 4096}\n'  # as fake_trt.engine_bytes makes it
+pytestmark = pytest.mark.usefixtures("kernel_cache")
+
 KERNELS = [
     *(f"warp_normalize float{size}{also}" for size in (32, 16) for also in ("", ", with mirrored")),
     *(f"decode {c} float{size}" for c in ("msra", "unbiased", "megvii", "simcc") for size in (32, 16)),
@@ -46,7 +49,7 @@ def benchmark(
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "posedge.benchmarks.gpu", "--quick", *arguments],
-        env={**environment, **settings},
+        env={**environment, "POSEDGE_CACHE": os.environ["POSEDGE_CACHE"], **settings},
         capture_output=True,
         text=True,
         timeout=120,
@@ -58,7 +61,7 @@ def test_everything_is_compared_and_measured(
 ) -> None:
     out = tmp_path / "results" / "figures.json"
     arguments = ("--bundle", str(bundle), "--out", str(out), "--frames", "30")
-    done = benchmark(stand_in_process, *arguments, POSEDGE_CACHE=str(tmp_path))
+    done = benchmark(stand_in_process, *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     record = json.loads(out.read_text())
     assert record["device"]["name"] == "stand-in device"
@@ -93,7 +96,7 @@ def test_without_a_network_only_the_kernels_are_measured(
 ) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('there is no torch')")
     out = tmp_path / "figures.json"
-    settings = {"PYTHONPATH": f"{tmp_path}:{stand_in_process['PYTHONPATH']}", "POSEDGE_CACHE": str(tmp_path)}
+    settings = {"PYTHONPATH": f"{tmp_path}:{stand_in_process['PYTHONPATH']}"}
     arguments = ("--bundle", str(bundle), "--variant", "bad", "--out", str(out))
     done = benchmark(stand_in_process, *arguments, **settings)
     assert (done.returncode, done.stderr) == (0, "")
@@ -122,7 +125,7 @@ def test_a_wrong_kernel_ends_the_run_before_anything_is_timed(
     stand_in_process: dict[str, str], wrong_kernels: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "figures.json"
-    settings = {"FAKE_CUDA_KERNELS": str(wrong_kernels), "POSEDGE_CACHE": str(tmp_path)}
+    settings = {"FAKE_CUDA_KERNELS": str(wrong_kernels)}
     done = benchmark(stand_in_process, "--out", str(out), **settings)
     assert done.returncode == 1
     assert "error: warp_normalize float32, whole levels: " in done.stderr

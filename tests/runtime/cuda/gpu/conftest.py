@@ -53,8 +53,8 @@ def stream(context: Context | None) -> Iterator[Stream | None]:
 
 
 @pytest.fixture(autouse=True)
-def kernel_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POSEDGE_CACHE", str(tmp_path_factory.getbasetemp() / "kernel_cache"))
+def kept_kernels(kernel_cache: None) -> None:
+    """Kernels are compiled once, and not into the user's cache."""
 
 
 @pytest.fixture
