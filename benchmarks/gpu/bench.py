@@ -18,8 +18,6 @@ from ...runtime.cuda.streams import Event, Stream
 
 Work = Callable[[], None]
 
-_WARM_UP = 5
-
 
 @dataclass(frozen=True)
 class Effort:
@@ -30,7 +28,7 @@ class Effort:
     that no cache holds them. copied: bytes of the copy that measures the bandwidth.
     batch: persons of a frame of the pipeline. turns: in which the pipeline and what it is compared with take
     part alternately. batches: frames of a turn. usual: frames of a turn of the usual way. latencies: frames
-    whose time is taken one by one.
+    whose time is taken one by one. warm_up: launches, and replays, before those that are timed.
     """
 
     persons: int = 32
@@ -44,10 +42,24 @@ class Effort:
     batches: int = 200
     usual: int = 10
     latencies: int = 2000
+    warm_up: int = 5
 
 
 FULL = Effort()
-QUICK = Effort(2, (320, 180), 3, 2, 1 << 20, 1 << 20, 2, 1, 3, 1, 10)
+QUICK = Effort(
+    persons=1,
+    frame_wh=(320, 180),
+    repeats=2,
+    in_graph=2,
+    rotated=1 << 20,
+    copied=1 << 20,
+    batch=2,
+    turns=1,
+    batches=3,
+    usual=1,
+    latencies=10,
+    warm_up=1,
+)
 
 
 class CountingDriver:
@@ -107,7 +119,7 @@ class Bench:
 
         With what the events and an idle device's start cost.
         """
-        for turn in range(_WARM_UP):
+        for turn in range(self.effort.warm_up):
             works[turn % len(works)]()
         times = [self._timed(works[turn % len(works)]) for turn in range(self.effort.repeats)]
         return 1000 * median(times)
@@ -126,7 +138,7 @@ class Bench:
             def replay() -> None:
                 graph.launch(self.stream)
 
-            for _ in range(_WARM_UP):
+            for _ in range(self.effort.warm_up):
                 replay()
             times = []
             for _ in range(self.effort.repeats):
