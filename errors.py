@@ -7,6 +7,7 @@
      ├── BuildError          TensorRT refused a graph, crashed, or ran out of time or memory
      ├── BundleError         a bundle is incomplete, altered, or made for something else
      ├── SessionError        a model could not be loaded or run on a backend
+     │    └── DeviceError    a CUDA device is missing, lost or out of memory, or refused a call
      ├── DataError           images, annotations or boxes are unusable
      ├── OutputError         results cannot be written: disk full, no permission, directory in use
      └── MissingExtraError   an optional dependency is not installed
@@ -45,6 +46,17 @@ class BundleError(PosedgeError):
 
 class SessionError(PosedgeError):
     """A model could not be loaded or run on a backend."""
+
+
+class DeviceError(SessionError):
+    """A CUDA device is missing, lost or out of memory, or refused a call.
+
+    cuda_name: CUDA's name of the failure, such as "CUDA_ERROR_OUT_OF_MEMORY"; "" where CUDA was not asked.
+    """
+
+    def __init__(self, message: str, cuda_name: str = "") -> None:
+        super().__init__(message)
+        self.cuda_name = cuda_name
 
 
 class DataError(PosedgeError):

@@ -10,8 +10,16 @@ from pathlib import Path
 
 from .errors import OutputError
 
+CACHE_VARIABLE = "POSEDGE_CACHE"
+
 _CHUNK = 1 << 20
 _TEMPORARY = ".tmp"
+
+
+def cache_directory() -> Path:
+    """Where fetched checkpoints and compiled kernels are kept: ~/.cache/posedge, or $POSEDGE_CACHE."""
+    moved = os.environ.get(CACHE_VARIABLE)
+    return Path(moved).expanduser() if moved else Path.home() / ".cache" / "posedge"
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .runtime.sessions import Session
+    from .runtime.pose import PoseEstimator
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--variant", help="fp32, fp16 or int8 (default: the bundle's choice)")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="cuda runs the engine, cpu the graph (default: the GPU where it and an engine for it are)",
+    )
+    parser.add_argument("--engine", type=Path, help="run this engine file instead of the bundle's own")
+    parser.add_argument(
+        "--trust", action="store_true", help="you know who built --engine: loading it runs the code in it"
+    )
     parser.add_argument("--threads", type=count, help="threads of the CPU session (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print the keypoints (or classes) as JSON too")
     parser.add_argument("-o", "--output", type=png_path, help="PNG to write (default: IMAGE_pose.png)")
@@ -33,30 +43,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """One picture through a bundle, as the bundle's task has it."""
-    from .runtime.bundle import open_bundle
+    from .runtime.bundle import open_index
     from .runtime.images import read_image
-    from .runtime.sessions.onnxruntime import OnnxRuntimeSession
 
     image = read_image(options.image)
-    bundle = open_bundle(options.bundle)
-    graph = bundle.path(bundle.variant(options.variant or bundle.default_variant).graph)
-    with OnnxRuntimeSession(graph, bundle.spec, options.threads) as session:
-        if session.spec.task == "classification":
-            _classify(session, image, options)
-        else:
-            _estimate(session, image, options)
+    if open_index(options.bundle).spec.task == "classification":
+        _classify(image, options)
+    else:
+        _estimate(image, options)
     return 0
 
 
-def _classify(session: "Session", image: "NDArray[np.uint8]", options: argparse.Namespace) -> None:
+def _classify(image: "NDArray[np.uint8]", options: argparse.Namespace) -> None:
     from .runtime.classify import Classifier
 
     if options.boxes or options.flip or options.output:
         raise DataError(
-            f"{session.spec.name} is a classifier, which sees the whole picture as it is: leave out --boxes, "
+            f"{options.bundle} has a classifier, which sees the whole picture as it is: leave out --boxes, "
             "--flip and --output"
         )
-    classes, probabilities = (found.tolist() for found in Classifier.from_session(session)(image))
+    if options.device == "cuda" or options.engine:
+        raise DataError(
+            f"{options.bundle} has a classifier, which runs on the CPU: leave out --device and --engine"
+        )
+    with Classifier(options.bundle, options.variant, options.threads) as classifier:
+        classes, probabilities = (found.tolist() for found in classifier(image))
     if options.json:
         print(json.dumps({"classes": classes, "probabilities": probabilities}))
         return
@@ -64,15 +75,16 @@ def _classify(session: "Session", image: "NDArray[np.uint8]", options: argparse.
         print(f"class {index:4d}  {probability:.4f}")
 
 
-def _estimate(session: "Session", image: "NDArray[np.uint8]", options: argparse.Namespace) -> None:
+def _estimate(image: "NDArray[np.uint8]", options: argparse.Namespace) -> None:
     import numpy as np
 
     from .runtime.draw import draw_poses
     from .runtime.images import write_png
-    from .runtime.pose import PoseEstimator
 
     boxes = np.array(_boxes(options.boxes, image.shape[1], image.shape[0]), np.float32)
-    keypoints, scores = PoseEstimator.from_session(session, flip_test=options.flip)(image, boxes)
+    with _estimator(options) as pose:
+        keypoints, scores = pose(image, boxes)
+        where = "" if pose.device == "cpu" else f" on {pose.device}"
     picture = options.output or options.image.with_name(f"{options.image.stem}_pose.png")
     write_png(picture, draw_poses(image, keypoints, scores, boxes))
     if options.json:
@@ -81,7 +93,23 @@ def _estimate(session: "Session", image: "NDArray[np.uint8]", options: argparse.
             for box, points, score in zip(boxes, keypoints, scores, strict=True)
         ]
         print(json.dumps(persons))
-    print(f"{len(boxes)} person(s) drawn into {picture}", file=sys.stderr)
+    print(f"{len(boxes)} person(s){where} drawn into {picture}", file=sys.stderr)
+
+
+def _estimator(options: argparse.Namespace) -> "PoseEstimator":
+    from .runtime.pose import PoseEstimator
+
+    if options.engine is None:
+        return PoseEstimator(
+            options.bundle, options.variant, options.threads, options.flip, device=options.device
+        )
+    if options.device == "cpu":
+        raise DataError("an engine runs on a GPU: leave out --engine, or --device cpu")
+    from .runtime.bundle import open_bundle
+    from .runtime.cuda.opening import foreign_session
+
+    session = foreign_session(options.engine, open_bundle(options.bundle), trust=options.trust)
+    return PoseEstimator.from_session(session, options.flip)
 
 
 def _boxes(texts: list[str] | None, width: int, height: int) -> list[list[float]]:

@@ -13,22 +13,14 @@ from urllib.parse import urlsplit
 
 from .. import __version__
 from ..errors import CheckpointError, OutputError
-from ..files import sha256_file
+from ..files import CACHE_VARIABLE, cache_directory, sha256_file
 from ..progress import SILENT, Progress, Task
-
-CACHE_VARIABLE = "POSEDGE_CACHE"
 
 # openmmlab writes the date before or behind the first digits of the file's SHA-256
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})(?:_\d{8})?\.\w+$")
 _CHUNK = 1 << 18
 _TIMEOUT_S = 30.0  # without a byte
 _RANGE_NOT_SATISFIABLE = 416
-
-
-def cache_directory() -> Path:
-    """Where fetched checkpoints are kept: ~/.cache/posedge, or what $POSEDGE_CACHE says."""
-    moved = os.environ.get(CACHE_VARIABLE)
-    return Path(moved).expanduser() if moved else Path.home() / ".cache" / "posedge"
 
 
 def cached_path(address: str) -> Path:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
-from .download import CACHE_VARIABLE, cache_directory, cached_path
+from ..files import CACHE_VARIABLE, cache_directory
+from .download import cached_path
 from .zoo_entry import ClassificationFigures, PoseFigures, ZooEntry
 
 _POSE_NOTE = (

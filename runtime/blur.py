@@ -8,17 +8,22 @@ _CACHED_MAPS = 16
 
 
 def gaussian_band(side: int, size: int) -> NDArray[np.float32]:
-    """The matrix (side, side) that blurs a line of pixels with a Gaussian of an odd size.
+    """The matrix (side, side) that blurs a line of pixels with a Gaussian of an odd size."""
+    reach = size // 2
+    weights = gaussian_weights(size)
+    band = sum(weight * np.eye(side, k=k - reach) for k, weight in enumerate(weights))
+    return np.asarray(band, np.float32)
+
+
+def gaussian_weights(size: int) -> NDArray[np.float64]:
+    """The weights (size,) of a Gaussian of an odd size; their sum is 1.
 
     Its sigma is the one that OpenCV's GaussianBlur derives from a size when it is given none.
     """
     sigma = 0.3 * ((size - 1) * 0.5 - 1) + 0.8
-    reach = size // 2
-    distance = np.arange(-reach, reach + 1)
+    distance = np.arange(size) - size // 2
     weights = np.exp(-(distance**2) / (2 * sigma**2))
-    weights /= weights.sum()
-    band = sum(weight * np.eye(side, k=int(k)) for weight, k in zip(weights, distance, strict=True))
-    return np.asarray(band, np.float32)
+    return np.asarray(weights / weights.sum())
 
 
 def binomial_blur(maps: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -69,7 +69,7 @@ def top_classes(logits: NDArray[np.float32]) -> Classes:
 
 
 class Classifier:
-    """Image classification with one variant of a bundle, on onnxruntime.
+    """Image classification with one variant of a bundle, on onnxruntime: on the CPU, wherever it runs.
 
     bundle: the directory that ``posedge deploy`` wrote.
     variant: "fp32", "fp16", "int8" ...; None takes the bundle's default.

@@ -1,69 +1,43 @@
 """PoseEstimator: images and boxes in, keypoints out, with the variant of a bundle that the caller chose."""
 
-from collections import deque
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
+from statistics import median
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import BundleError, DataError, SessionError
-from .boxes import check_boxes
+from ..errors import BundleError, DataError, DeviceError, SessionError
 from .bundle import open_bundle
-from .joints import find_joints
-from .preprocess import Crops, Preprocessor, check_image
-from .sessions import Outputs, Session
-from .sessions.onnxruntime import OnnxRuntimeSession
+from .host_pipeline import CLOSED
+from .open_pipeline import Device, open_pipeline, session_pipeline
+from .pipeline import Grouped, Labelled, Lane, Pipeline, group_persons, numbered, regroup_images
+from .sessions import Session
 from .spec import ModelSpec
 from .stream import overlapped
 
 Keypoints = NDArray[np.float32]
 Scores = NDArray[np.float32]
-_Labelled = tuple[str, NDArray[np.uint8], ArrayLike]  # how messages name the image, the image, its boxes
-
-
-@dataclass(frozen=True)
-class _Persons:
-    """A batch of persons, and for each image that begins in it how many persons that image has."""
-
-    crops: Crops
-    image_sizes: list[int]
-
-
-@dataclass(frozen=True)
-class _Raw:
-    """What the network made of a batch, as it is and mirrored."""
-
-    persons: _Persons
-    outputs: Outputs
-    mirrored: Outputs | None
-
-
-@dataclass(frozen=True)
-class _Results:
-    """The joints of a batch, and its images as in _Persons."""
-
-    keypoints: Keypoints
-    scores: Scores
-    image_sizes: list[int]
 
 
 class PoseEstimator:
-    """Top-down pose estimation with one variant of a bundle, on onnxruntime.
+    """Top-down pose estimation with one variant of a bundle, on a CUDA device or on the CPU.
 
     bundle: the directory that ``posedge deploy`` wrote.
     variant: "fp32", "fp16", "int8" ...; None takes the bundle's default.
-    threads: threads of the network; None takes every core that this process may use.
+    threads: threads of the network on the CPU; None takes every core that this process may use.
     flip_test: run each crop mirrored too and average the outputs: twice the work, a little more accuracy.
-    max_batch: how many persons run at once at most.
+    max_batch: how many persons run at once at most; an engine for smaller batches lowers it.
+    device: "cuda" runs the variant's engine with TensorRT, "cpu" its graph with onnxruntime. "auto" takes
+        the GPU where driver, binding, library, device and an engine for it are; ``no_gpu`` says what was not.
+    yuv: the colour standard of NV12 frames (see ``yuv_factors``).
 
-    Raises BundleError when the bundle is incomplete or altered or has no such variant, and what
-    OnnxRuntimeSession raises.
+    Raises BundleError when the bundle is incomplete or altered or has no such variant, what
+    OnnxRuntimeSession raises, and on a GPU what TensorRTSession raises; DeviceError for "cuda" with the first
+    thing that is missing.
 
         with PoseEstimator("out/rsn_18_256x192") as pose:
             keypoints, scores = pose(image, boxes)
@@ -76,35 +50,46 @@ class PoseEstimator:
         threads: int | None = None,
         flip_test: bool = False,
         max_batch: int = 8,
+        *,
+        device: Device = "auto",
+        yuv: str = "bt601",
     ) -> None:
         opened = open_bundle(Path(bundle))
         name = opened.default_variant if variant is None else variant
-        graph = opened.path(opened.variant(name).graph)
-        self._start(OnnxRuntimeSession(graph, opened.spec, threads), name, flip_test, max_batch)
+        opened.variant(name)
+        _check(opened.spec, max_batch)
+        pipeline, self._no_gpu = open_pipeline(opened, name, device, threads, flip_test, yuv)
+        self._start(pipeline, name, max_batch)
 
     @classmethod
     def from_session(
-        cls, session: Session, flip_test: bool = False, max_batch: int = 8, variant: str | None = None
+        cls,
+        session: Session,
+        flip_test: bool = False,
+        max_batch: int = 8,
+        variant: str | None = None,
+        *,
+        yuv: str = "bt601",
     ) -> "PoseEstimator":
-        """An estimator on a session that is open already; closing the estimator closes it."""
+        """An estimator on a session that is open already; closing the estimator closes it.
+
+        On a TensorRTSession all the work is done on its device.
+        """
+        _check(session.spec, max_batch)
         estimator = cls.__new__(cls)
-        estimator._start(session, variant, flip_test, max_batch)
+        pipeline = session_pipeline(session, flip_test, yuv)
+        estimator._no_gpu = (
+            f"it was made from a session on {session.name}" if pipeline.device == "cpu" else None
+        )
+        estimator._start(pipeline, variant, max_batch)
         return estimator
 
-    def _start(self, session: Session, variant: str | None, flip_test: bool, max_batch: int) -> None:
-        if session.spec.task != "pose":
-            raise BundleError(
-                f"{session.spec.name} is a {session.spec.task} model and finds no joints. "
-                "Open it with Classifier."
-            )
-        if max_batch < 1:
-            raise DataError(f"max_batch is {max_batch}; a batch holds at least one person")
-        self._session: Session | None = session
+    def _start(self, pipeline: Pipeline, variant: str | None, max_batch: int) -> None:
+        self._pipeline: Pipeline | None = pipeline
+        self._device = pipeline.device
+        self._spec = pipeline.spec
         self._variant = variant
-        self._spec = session.spec
-        self._flip_test = flip_test
-        self._max_batch = max_batch
-        self._preprocess = Preprocessor(session.spec)
+        self._max_batch = max_batch if pipeline.largest is None else min(max_batch, pipeline.largest)
 
     @property
     def spec(self) -> ModelSpec:
@@ -116,45 +101,93 @@ class PoseEstimator:
         """The variant that runs; None for an estimator made from a session without naming it."""
         return self._variant
 
-    def __call__(self, image: NDArray[np.uint8], boxes: ArrayLike) -> tuple[Keypoints, Scores]:
+    @property
+    def device(self) -> str:
+        """What it runs on: "cpu", or the name of the GPU."""
+        return self._device
+
+    @property
+    def no_gpu(self) -> str | None:
+        """Why it runs on the CPU; None on a GPU."""
+        return self._no_gpu
+
+    def __call__(self, image: object, boxes: ArrayLike) -> tuple[Keypoints, Scores]:
         """Find the joints of the persons in ``boxes``.
 
-        image: uint8 (height, width, 3) BGR. boxes: (N, 4) xyxy in pixels; N may be 0.
+        image: uint8 (height, width, 3) BGR: a numpy array, or what lends its memory by DLPack. On a GPU also
+            what is there already, by DLPack or ``__cuda_array_interface__``, and an ``Nv12Frame``; it is
+            read where it is.
+        boxes: (N, 4) xyxy in pixels; N may be 0.
 
         Returns keypoints (N, K, 2) float32, x and y in image pixels, and scores (N, K) float32 in [0, 1].
         A joint whose heatmap (or a distribution) is empty or not finite has score 0.
 
         Raises DataError for an unusable image or box (with its index), SessionError when the estimator is
-        closed or the backend fails.
+        closed or the backend fails, DeviceError when the device does.
         """
-        self._open_session()
-        groups = _group_persons([("", image, boxes)], self._preprocess, self._max_batch)
-        finished = (self._finish(self._run(persons)) for persons in groups)
-        return next(_regroup_images(finished, self._spec.num_joints))
+        with self._open_pipeline().lane() as lane:
+            return self._one(lane, image, boxes)
 
     def stream(
-        self, images: Iterable[NDArray[np.uint8]], boxes: Iterable[ArrayLike]
+        self, images: Iterable[object], boxes: Iterable[ArrayLike]
     ) -> Iterator[tuple[Keypoints, Scores]]:
         """Yield what ``__call__`` returns for each image and its boxes, in order, with overlapping work.
 
         ``images`` and ``boxes`` are iterated in a thread of their own: a generator that reads files overlaps
-        with the network too. Persons of successive images share batches of ``max_batch``; an image waits
-        until its last person's batch is full, or until ``max_batch`` images are waiting. ``max_batch=1``
-        has the shortest delay, 8 and more the most persons per second.
+        with the network too, and on a GPU the next images are uploaded meanwhile. Persons of successive
+        images share batches of ``max_batch``; an image waits until its last person's batch is full, or until
+        ``max_batch`` images are waiting. ``max_batch=1`` has the shortest delay, 8 and more the most persons
+        per second. An image on the GPU must stay as it is until its result came.
 
         Raises as ``__call__`` does, in the place of the image's result (the message names its position), and
         DataError when one of the two runs out before the other. Close the iterator
         (``contextlib.closing``) to stop early.
         """
-        self._open_session()
-        groups = _group_persons(_pairs(images, boxes), self._preprocess, self._max_batch)
-        return _regroup_images(overlapped(groups, self._run, self._finish), self._spec.num_joints)
+        return self._stream(self._open_pipeline(), numbered(images, boxes))
+
+    def warmup(self, image_wh: tuple[int, int] = (1920, 1080), sizes: Iterable[int] | None = None) -> None:
+        """Do now what the first calls would: set up and capture batches, and take memory.
+
+        image_wh: width and height of the largest images to come. sizes: how many persons the batches have;
+        None is each from 1 to ``max_batch``. After it nothing is allocated on a GPU for such images, in calls
+        and in one stream at a time.
+
+        Raises as ``__call__`` does.
+        """
+        width, height = image_wh
+        image, box = np.zeros((height, width, 3), np.uint8), [0, 0, width, height]
+        sizes = range(1, self._max_batch + 1) if sizes is None else list(sizes)
+        for size in sizes:
+            self(image, [box] * size)
+        for _ in self.stream([image] * (2 * self._max_batch), [[box]] * (2 * self._max_batch)):
+            pass  # both sets of buffers have room for as many images as a batch can have
+        self._open_pipeline().warmed_up()
+
+    def profile(self, image: object, boxes: ArrayLike, rounds: int = 10) -> dict[str, float]:
+        """Milliseconds of each stage for an image and its boxes: the median of ``rounds`` after a first one.
+
+        On a GPU by events around "upload" (none for an image that is there), "warp", "network", "decode" and
+        "download", started one by one: without the CUDA graph, so that the sum is above what a call takes.
+        On the CPU "warp", "network" and "decode" by the host's clock. A stage that did not occur is left out.
+
+        Raises as ``__call__`` does, and DataError for fewer than one round.
+        """
+        if rounds < 1:
+            raise DataError(f"rounds is {rounds}; a profile needs at least one")
+        found: dict[str, list[float]] = defaultdict(list)
+        for round_ in range(rounds + 1):
+            with self._open_pipeline().lane() as lane:
+                lane.time_stages()
+                self._one(lane, image, boxes)
+                for stage, time in lane.times().items() if round_ else ():
+                    found[stage].append(time)
+        return {stage: median(times) for stage, times in found.items()}
 
     def close(self) -> None:
         """Free the model. A second call does nothing; a stream that is under way ends with SessionError."""
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline.close()
 
     def __enter__(self) -> "PoseEstimator":
         return self
@@ -164,100 +197,42 @@ class PoseEstimator:
     ) -> None:
         self.close()
 
-    def _open_session(self) -> Session:
-        if self._session is None:
-            raise SessionError("this PoseEstimator is closed. Open the bundle again.")
-        return self._session
+    def _open_pipeline(self) -> Pipeline:
+        if self._pipeline is None:
+            raise SessionError(CLOSED)
+        if self._pipeline.lost is not None:
+            raise DeviceError(
+                f"this PoseEstimator is closed: the device was lost ({self._pipeline.lost}). Start the "
+                "process again; look with nvidia-smi whether the device is well.",
+                self._pipeline.lost,
+            )
+        return self._pipeline
 
-    def _run(self, persons: _Persons) -> _Raw:
-        session, batch = self._open_session(), persons.crops.batch
-        mirrored = session.run(self._preprocess.mirror(batch)) if self._flip_test else None
-        return _Raw(persons, session.run(batch), mirrored)
+    def _one(self, lane: Lane, image: object, boxes: ArrayLike) -> tuple[Keypoints, Scores]:
+        groups = group_persons([("", image, boxes)], lane, self._max_batch)
+        return next(regroup_images(_one_by_one(groups, lane), self._spec.num_joints))
 
-    def _finish(self, raw: _Raw) -> _Results:
-        crops = raw.persons.crops
-        keypoints, scores = find_joints(raw.outputs, raw.mirrored, self._spec, crops.centre, crops.scale)
-        scores = np.clip(np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0), 0, 1)
-        return _Results(keypoints, scores, raw.persons.image_sizes)
-
-
-def _pairs(images: Iterable[NDArray[np.uint8]], boxes: Iterable[ArrayLike]) -> Iterator[_Labelled]:
-    """zip() that numbers the images and refuses different lengths with an error of ours."""
-    end = object()
-    all_images, all_boxes = iter(images), iter(boxes)
-    for index in count():
-        image: Any = next(all_images, end)
-        image_boxes: Any = next(all_boxes, end)
-        if image is end and image_boxes is end:
-            return
-        if image is end or image_boxes is end:
-            short = "images" if image is end else "boxes"
-            raise DataError(f"{short} ran out after {index}: give one array of boxes for each image.")
-        yield f"image {index}: ", image, image_boxes
+    def _stream(
+        self, pipeline: Pipeline, images: Iterator[Labelled]
+    ) -> Generator[tuple[Keypoints, Scores], None, None]:
+        with pipeline.lane() as lane:
+            batches = overlapped(
+                group_persons(images, lane, self._max_batch),
+                lambda batch: Grouped(lane.run(batch.work), batch.image_sizes),
+                lambda ran: Grouped(lane.finish(ran.work), ran.image_sizes),
+                stop=lane.stop,
+            )
+            with closing(batches):
+                yield from regroup_images(batches, self._spec.num_joints)
 
 
-def _group_persons(
-    images: Iterable[_Labelled], preprocess: Preprocessor, max_batch: int
-) -> Iterator[_Persons]:
-    """Cut the persons of successive images into batches of at most ``max_batch``.
-
-    What waits is handed on before an error is raised, so the images before a bad one keep their results.
-    """
-    waiting: list[Crops] = []
-    image_sizes: list[int] = []
-    room = max_batch
-    try:
-        for label, image, image_boxes in images:
-            boxes = _checked_boxes(label, image, image_boxes)
-            image_sizes.append(len(boxes))
-            while True:
-                waiting.append(preprocess(image, boxes[:room]))
-                boxes, room = boxes[room:], room - len(waiting[-1].batch)
-                if room == 0 or len(image_sizes) == max_batch:
-                    yield _Persons(_join(waiting), image_sizes)
-                    waiting, image_sizes, room = [], [], max_batch
-                if len(boxes) == 0:
-                    break
-    except Exception:
-        if waiting:
-            yield _Persons(_join(waiting), image_sizes)
-        raise
-    if waiting:
-        yield _Persons(_join(waiting), image_sizes)
+def _check(spec: ModelSpec, max_batch: int) -> None:
+    if spec.task != "pose":
+        raise BundleError(f"{spec.name} is a {spec.task} model and finds no joints. Open it with Classifier.")
+    if max_batch < 1:
+        raise DataError(f"max_batch is {max_batch}; a batch holds at least one person")
 
 
-def _checked_boxes(label: str, image: NDArray[np.uint8], boxes: ArrayLike) -> NDArray[np.float32]:
-    """Check all of an image's boxes at once, so that a message counts them as the caller does."""
-    try:
-        check_image(image)
-        return check_boxes(boxes, (image.shape[1], image.shape[0]))
-    except DataError as error:
-        raise DataError(f"{label}{error}") from error
-
-
-def _join(crops: list[Crops]) -> Crops:
-    if len(crops) == 1:
-        return crops[0]
-    return Crops(
-        np.concatenate([part.batch for part in crops]),
-        np.concatenate([part.centre for part in crops]),
-        np.concatenate([part.scale for part in crops]),
-    )
-
-
-def _regroup_images(
-    batches: Generator[_Results, None, None], num_joints: int
-) -> Iterator[tuple[Keypoints, Scores]]:
-    """Undo ``_group_persons``: one pair of arrays per image, as soon as its last person is there."""
-    keypoints = np.zeros((0, num_joints, 2), np.float32)
-    scores = np.zeros((0, num_joints), np.float32)
-    image_sizes: deque[int] = deque()
-    with closing(batches):
-        for batch in batches:
-            keypoints = np.concatenate([keypoints, batch.keypoints])
-            scores = np.concatenate([scores, batch.scores])
-            image_sizes.extend(batch.image_sizes)
-            while image_sizes and image_sizes[0] <= len(keypoints):
-                size = image_sizes.popleft()
-                yield keypoints[:size], scores[:size]
-                keypoints, scores = keypoints[size:], scores[size:]
+def _one_by_one(groups: Iterator[Grouped], lane: Lane) -> Generator[Grouped, None, None]:
+    for batch in groups:
+        yield Grouped(lane.finish(lane.run(batch.work)), batch.image_sizes)

@@ -15,7 +15,11 @@ C = TypeVar("C")
 
 
 def overlapped(
-    batches: Iterable[A], run: Callable[[A], B], finish: Callable[[B], C], depth: int = 2
+    batches: Iterable[A],
+    run: Callable[[A], B],
+    finish: Callable[[B], C],
+    depth: int = 2,
+    stop: Callable[[], None] | None = None,
 ) -> Generator[C, None, None]:
     """Yield ``finish(run(batch))`` for each batch, in order, with the three steps in threads of their own.
 
@@ -23,6 +27,7 @@ def overlapped(
     run: called in the second thread, never twice at once.
     finish: called in the third.
     depth: how many results wait between two steps; at most 3 * depth + 3 batches exist at a time.
+    stop: called at the end before the threads are waited for; it wakes steps that wait for each other.
 
     An exception in any step is raised here in the place of its result, after the results before it. The
     threads end when the iterator ends or is closed; closing waits for the call that is in progress, so an
@@ -48,6 +53,8 @@ def overlapped(
     finally:
         for channel in channels:
             channel.close()
+        if stop is not None:
+            stop()
         for thread in threads:
             if thread.ident is not None:
                 thread.join()

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from posedge.errors import CheckpointError, OutputError
-from posedge.export.download import cache_directory, cached_path, fetch
-from posedge.files import sha256_bytes
+from posedge.export.download import cached_path, fetch
+from posedge.files import cache_directory, sha256_bytes
 from posedge.progress import LineProgress
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB

@@ -130,3 +130,15 @@ def test_importing_pulls_in_nothing_heavy(module: str) -> None:
         timeout=120,
     )
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_the_estimator_imports_nothing_of_cuda_before_an_engine_asks_for_it() -> None:
+    program = "import sys, posedge.runtime.pose\nprint([n for n in sys.modules if 'cuda' in n])"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(Path(posedge.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")

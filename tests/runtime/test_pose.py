@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from posedge.errors import BundleError, DataError, SessionError
+from posedge.errors import BundleError, DataError, DeviceError, SessionError
 from posedge.runtime.bundle import VariantFiles, seal_bundle
 from posedge.runtime.pose import PoseEstimator
 from posedge.runtime.sessions.onnxruntime import OnnxRuntimeSession
@@ -240,6 +240,40 @@ def test_a_bundle_runs_the_variant_that_is_asked_for(bundle: Path) -> None:
     np.testing.assert_allclose(dimmer, scores / 2, atol=1e-5)
     with pytest.raises(BundleError, match="'int4'; it has fp32, dim"):
         PoseEstimator(bundle, variant="int4")
+
+
+def test_without_a_gpu_it_says_why_the_cpu_runs(bundle: Path) -> None:
+    with PoseEstimator(bundle) as pose:
+        assert (pose.device, pose.no_gpu) == ("cpu", "the variant fp32 has no engine")
+    with PoseEstimator(bundle, device="cpu") as pose:
+        assert (pose.device, pose.no_gpu) == ("cpu", "the CPU was asked for")
+    with pytest.raises(DeviceError, match=r"no GPU can be used: .*device='cpu'"):
+        PoseEstimator(bundle, device="cuda")
+    with pytest.raises(DeviceError, match="'tpu' is no device"):
+        PoseEstimator(bundle, device="tpu")  # type: ignore[arg-type]
+
+
+def test_the_stages_of_an_image_on_the_cpu(estimator: PoseEstimator) -> None:
+    estimator.warmup((40, 30), [1, 2])
+    times = estimator.profile(spot_image(), [BOX] * 9, rounds=2)
+    assert list(times) == ["warp", "network", "decode"]
+    assert all(time > 0 for time in times.values())
+    with pytest.raises(DataError, match="rounds is 0"):
+        estimator.profile(spot_image(), [BOX], rounds=0)
+
+
+def test_arrays_of_other_libraries_by_dlpack(estimator: PoseEstimator) -> None:
+    class Lent:
+        """Lends a numpy array as another library would."""
+
+        def __init__(self, array: np.ndarray) -> None:
+            self.__dlpack__ = array.__dlpack__
+            self.__dlpack_device__ = array.__dlpack_device__
+
+    image = spot_image((30, 40, WHITE))
+    np.testing.assert_array_equal(estimator(Lent(image), [BOX])[0], estimator(image, [BOX])[0])
+    with pytest.raises(DataError, match="has shape"):
+        estimator(Lent(image[..., 0]), [BOX])
 
 
 def test_an_altered_bundle_does_not_run(bundle: Path) -> None:
