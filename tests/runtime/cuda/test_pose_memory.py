@@ -1,5 +1,6 @@
 """What the estimator on a GPU holds and does, on stand-ins: nothing is allocated after the first batches."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -254,3 +255,24 @@ def test_the_stages_of_an_image(make, cuda) -> None:
         assert cuda.live() == living
         with pytest.raises(DataError, match="rounds is 0"):
             pose.profile(image, [BOX], rounds=0)
+
+
+def test_a_forked_worker_is_told_to_be_spawned(make, cuda) -> None:
+    (image,) = pictures(1)
+    with make() as pose:
+        wanted = pose(image, [BOX])
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                pose(image, [BOX])
+            except DeviceError as error:
+                pose.close()  # frees nothing of the parent's
+                os.write(write, str(error).encode())
+            finally:
+                os._exit(0)
+        os.close(write)
+        with open(read) as said:
+            assert "get_context('spawn')" in said.read()
+        os.waitpid(child, 0)
+        np.testing.assert_array_equal(pose(image, [BOX])[0], wanted[0])

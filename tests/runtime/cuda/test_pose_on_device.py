@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from posedge.runtime.cuda.context import Context
+from posedge.runtime.cuda.workspace import Workspace
 from posedge.runtime.pose import PoseEstimator
 from posedge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from posedge.runtime.sessions.tensorrt import TensorRTSession
@@ -149,3 +151,23 @@ def test_every_codec(
     ):
         for picture in small_pictures[:4]:
             assert_alike(pose(*picture), on_cpu(*picture))
+
+
+def test_estimators_whose_engines_share_their_memory(
+    engine: Engine, small_spec: ModelSpec, small_pictures: list[Picture], cuda
+) -> None:
+    """The memory moves when the second engine comes; the graphs of the first one know nothing of it."""
+    with Context() as context, Workspace(context) as workspace:
+
+        def opened(size: int) -> PoseEstimator:
+            session = TensorRTSession(
+                engine(workspace=size), small_spec, context=context, workspace=workspace
+            )
+            return PoseEstimator.from_session(session)
+
+        with opened(1000) as pose:
+            wanted = [pose(*picture) for picture in small_pictures]
+            with opened(300_000) as other:
+                for estimator in (pose, other, pose):
+                    for picture, expected in zip(small_pictures, wanted, strict=True):
+                        np.testing.assert_array_equal(estimator(*picture)[0], expected[0])
