@@ -38,7 +38,7 @@ def engine_here(path: Path, built: Target) -> EngineHere | NotMeasured:
 
     Raises BundleError when the file cannot be read.
     """
-    missing = what_an_engine_misses(built)
+    missing = what_an_engine_misses(built, "it")
     if missing is not None:
         return NotMeasured(f"the engine was built and not run: {missing.rstrip('.')}")
     return EngineHere(path, engine_just_built(path), target_with(built.library))
