@@ -14,10 +14,10 @@ from .benchmarks.self_test import REBUILDS, SelfTest, self_test, tolerance_of
 from .benchmarks.speed import NotMeasured
 from .engine_record import options_of
 from .engines import build_engine
-from .errors import BundleError
+from .errors import BuildError, BundleError
 from .files import directory_lock, sha256_file
 from .progress import SILENT, LabelledProgress, Progress
-from .runtime.bundle import Bundle, EngineBuild, open_bundle
+from .runtime.bundle import Bundle, EngineBuild, open_bundle, rebuild_command
 from .runtime.bundle_index import RECEIPT
 from .runtime.cuda.opening import target_with, what_a_bundle_misses
 from .runtime.engine_files import engine_just_built, trusted_engine
@@ -36,7 +36,8 @@ def run_self_test(
     Which it was shows in ``measured_on`` and ``sha256``; why it was not the engine goes to ``progress``.
     threads: of onnxruntime.
 
-    Raises BundleError for an unknown variant or a changed file, and what the session and a build raise.
+    Raises BundleError for an unknown variant or a changed file, BuildError for an engine that cannot be built
+    anew, and what the session raises.
     """
     found = {}
     for variant in variants:
@@ -85,14 +86,21 @@ def _built_anew(bundle: Bundle, variant: str, built: EngineBuild, progress: Prog
     """An engine of the variant's graph; nothing of it stays on the disk."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{variant}.engine"
-        build_engine(
-            bundle.path(bundle.variant(variant).graph),
-            path,
-            options_of(built),
-            flavour=built.target.library,
-            time_limit_s=_BUILD_LIMIT_S,
-            progress=progress,
-        )
+        try:
+            build_engine(
+                bundle.path(bundle.variant(variant).graph),
+                path,
+                options_of(built),
+                flavour=built.target.library,
+                time_limit_s=_BUILD_LIMIT_S,
+                progress=progress,
+            )
+        except BuildError as error:  # what it says of a reproducer is gone with the folder
+            said = str(error).splitlines()[0].rstrip(".: ")
+            raise BuildError(
+                f"{bundle.directory}: the self test builds the engine of {variant} anew, and that failed: "
+                f"{said}. See all of it with: {rebuild_command(bundle.directory, variant)}"
+            ) from error
         return engine_just_built(path)
 
 

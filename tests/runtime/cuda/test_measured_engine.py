@@ -27,7 +27,7 @@ from posedge.cli import main
 from posedge.deploy import deploy
 from posedge.files import sha256_file
 from posedge.options import DeployOptions
-from posedge.runtime.bundle import open_bundle
+from posedge.runtime.bundle import EngineBuild, VariantFiles, open_bundle, seal_bundle
 from posedge.runtime.cuda import gpu
 from posedge.runtime.images import write_png
 from posedge.runtime.spec import ModelSpec
@@ -100,6 +100,27 @@ def test_engines_are_tested_against_engines_built_anew(
         assert isinstance(part, NotMeasured)
     assert places(built) == set()  # the old engine's figures are not the new one's
     open_bundle(directory)
+
+
+def test_an_engine_that_cannot_be_built_anew(
+    engine: Callable[..., bytes],
+    small_pose: Path,
+    small_spec: ModelSpec,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    cuda,
+) -> None:
+    graph = onnx.load(small_pose)
+    graph.opset_import[0].version = 1  # lint refuses it
+    onnx.save(graph, tmp_path / "graph.onnx")
+    (tmp_path / "fp32.engine").write_bytes(engine())
+    files = VariantFiles("graph.onnx", "fp32.engine", EngineBuild(HERE))
+    seal_bundle(tmp_path, small_spec, {"fp32": files}, "fp32")
+    assert main(["verify", str(tmp_path), "--run"]) == 1
+    said = capsys.readouterr().err
+    assert "builds the engine of fp32 anew, and that failed: " in said
+    assert f"not fit to be built. See all of it with: posedge build {tmp_path} --variant fp32" in said
+    assert not any(cuda.live().values())
 
 
 BUILT = BuiltEngine(1, 1.0, "tensorrt", "10.3.0", "here")
