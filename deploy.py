@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from .benchmarks.engine_here import EngineHere, engine_here
 from .benchmarks.measure import Measurement, compare, measure_variant
 from .benchmarks.place import device_description, library_versions
 from .benchmarks.report.csv_file import write_csv
@@ -21,6 +22,7 @@ from .benchmarks.report.receipt import RECEIPT_FILE, read_receipt, receipt_text,
 from .benchmarks.report.receipt_reader import SCHEMA
 from .benchmarks.report.results import BuiltEngine, Interval, Report, VariantReport
 from .benchmarks.report.table import show, text
+from .benchmarks.self_test import SelfTest
 from .benchmarks.speed import NotMeasured
 from .benchmarks.tasks import TaskData
 from .engine_record import index_entry, receipt_entry
@@ -124,8 +126,7 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
         engines = {variant: _build(job, variant) for variant in job.variants}
         measured = [_measure(job, variant, engines[variant]) for variant in job.variants]
         variants = [replace(report, drop_interval=_compare(job, report.name)) for report in measured]
-        tests = [earlier_self_test(directory, name, job.graph(name)) for name in job.variants]
-        variants = [replace(report, self_test=test) for report, test in zip(variants, tests, strict=True)]
+        variants = [replace(report, self_test=_self_test(job, report)) for report in variants]
         report = _report(job, tuple(variants))
         _seal(job, report)
         write_text(options.output / RECEIPT_FILE, receipt_text(report))
@@ -195,22 +196,28 @@ def _engine_record(job: _Job, variant: str) -> dict[str, Any]:
 
 
 def _measure(job: _Job, variant: str, engine: BuiltEngine | NotMeasured) -> VariantReport:
-    """Accuracy and speed of a variant, kept as a receipt of that variant alone, and what it found."""
+    """Accuracy and speed of a variant, kept as a receipt of that variant alone, and what it found.
+
+    They come from the engine where it runs here. Where it does not, the reason is among the inputs: the same
+    bundle is measured anew where there is a GPU.
+    """
     graph, record, found = job.graph(variant), f"measurements/{variant}.json", _found(variant)
     settings = Measurement(
         job.options.flip_test, job.options.batch_sizes, job.options.threads, job.options.seconds
     )
+    running = engine if isinstance(engine, NotMeasured) else _engine_here(job, variant)
 
     def work() -> None:
         progress = LabelledProgress(variant, job.progress)
         measured = measure_variant(
-            variant, graph, job.spec, job.data, engine, settings, progress, job.directory / found
+            variant, graph, job.spec, job.data, engine, running, settings, progress, job.directory / found
         )
         write_receipt(_as_report(job, (measured,)), job.directory / record)
 
     inputs = {
         "graph": sha256_file(graph),
         "engine": asdict(engine),
+        "running": running.key if isinstance(running, EngineHere) else running.reason,
         **job.data.content,
         "settings": asdict(settings),
         "report": _as_report(job, ()).calibration,
@@ -220,6 +227,19 @@ def _measure(job: _Job, variant: str, engine: BuiltEngine | NotMeasured) -> Vari
     }
     job.stage(f"measure {variant}", inputs, (record, found), work)
     return read_receipt(job.directory / record).variants[0]
+
+
+def _engine_here(job: _Job, variant: str) -> EngineHere | NotMeasured:
+    build = build_from_dict(_engine_record(job, variant)["build"])
+    return engine_here(job.directory / f"{variant}.engine", build.target)
+
+
+def _self_test(job: _Job, variant: VariantReport) -> SelfTest | NotMeasured:
+    """That of an earlier bundle, if what it tested is still there."""
+    files = [job.graph(variant.name)]
+    if isinstance(variant.engine, BuiltEngine):
+        files.append(job.directory / f"{variant.name}.engine")
+    return earlier_self_test(job.directory, variant.name, files)
 
 
 def _found(variant: str) -> str:

@@ -2,7 +2,8 @@
 
 from .benchmarks.place import device_description
 from .benchmarks.report.results import BuiltEngine
-from .engines import BuildOptions, BuildResult
+from .engines import BatchProfile, BuildOptions, BuildResult
+from .engines.flavours import flavour_named
 from .engines.targets import built_for
 from .runtime.bundle import EngineBuild
 
@@ -24,3 +25,18 @@ def index_entry(result: BuildResult, options: BuildOptions) -> EngineBuild:
     profile = options.profile
     target = built_for(result.flavour, result.version, options)
     return EngineBuild(target, (profile.min, profile.opt, profile.max))
+
+
+def options_of(build: EngineBuild) -> BuildOptions:
+    """The options of ``index_entry`` as far as ``bundle.json`` tells them; the others are the library's own.
+
+    Raises BuildError for an unknown library.
+    """
+    target = build.target
+    needs_gpu = flavour_named(target.library).needs_gpu
+    return BuildOptions(
+        BatchProfile(*build.profile),
+        version_compatible=target.version_compatible,
+        hardware_compatible=needs_gpu and target.portable,
+        target_sms=() if needs_gpu or target.portable else target.sms,
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .benchmarks.report.csv_file import write_csv
 from .benchmarks.report.receipt import read_receipt, write_receipt
-from .benchmarks.report.results import NOT_TESTED, Report, VariantReport
+from .benchmarks.report.results import NOT_TESTED, MeasuredSpeed, Report, VariantReport
 from .benchmarks.report.table import text
 from .benchmarks.self_test import SelfTest
 from .benchmarks.speed import NotMeasured
@@ -18,7 +18,7 @@ from .runtime.bundle import Bundle, EngineBuild, open_bundle, open_index
 from .runtime.bundle_index import ENGINE, RECEIPT, REPORT
 from .runtime.sealing import exchange, finish_exchange, next_name
 
-_NOT_TIMED = NotMeasured("the engine was built anew (posedge build) and has not been timed since")
+_NOT_SINCE = NotMeasured("the engine was built anew (posedge build) and has not been measured since")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def rebuild(
     The graphs and all other files are checked first; the engines that are to be replaced are not, so that a
     damaged one can be mended. ``options`` says how an engine is built, given the batch profile of the old
     one. Each finished engine is sealed before it is handed out, and the receipt with it, which then has no
-    speed of the old engine any more. Until that very moment the old bundle is valid.
+    figure of the old engine any more. Until that very moment the old bundle is valid.
 
     Raises BundleError for what cannot be trusted, OutputError when another run works in the bundle or the
     disk is full, and what ``build_engine`` raises.
@@ -81,16 +81,25 @@ def rebuild(
 
 def _updated(report: Report, rebuilt: Rebuilt, graph_sha256: str) -> Report:
     """The receipt's report with the new engine; what was measured of the old one is measured no more."""
+    old = next((variant for variant in report.variants if variant.name == rebuilt.variant), None)
+    on_engine = old is not None and isinstance(old.engine_speed, MeasuredSpeed)  # and so all its figures
 
     def update(variant: VariantReport) -> VariantReport:
+        compared = variant.name != report.reference
+        if on_engine and compared and rebuilt.variant in (variant.name, report.reference):
+            variant = replace(variant, drop_interval=_NOT_SINCE)
         if variant.name != rebuilt.variant:
             return variant
+        if on_engine:
+            variant = replace(
+                variant, accuracy=_NOT_SINCE, session_speed=_NOT_SINCE, pipeline_speed=_NOT_SINCE
+            )
         test = variant.self_test
         kept = isinstance(test, SelfTest) and test.sha256 == graph_sha256
         return replace(
             variant,
             engine=receipt_entry(rebuilt.result),
-            engine_speed=_NOT_TIMED,
+            engine_speed=_NOT_SINCE,
             self_test=test if kept else NOT_TESTED,
         )
 

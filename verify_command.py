@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run",
         dest="self_test",
         action="store_true",
-        help="run every variant on random inputs too, and keep the results in the receipt",
+        help="run every variant on random inputs too, its engine where that runs here, and keep the "
+        "results in the receipt",
     )
     parser.add_argument("--variant", action="append", default=[], help="only this one, with --run")
     parser.add_argument("--threads", type=count, help="threads of the CPU session (default: all cores)")
@@ -64,6 +65,9 @@ def _self_test(bundle: "Bundle", options: argparse.Namespace) -> None:
     with for_terminal() as progress:
         found = run_self_test(bundle, options.variant or list(bundle.variants), options.threads, progress)
     print(f"\n{plain(table(found))}")
+    for place in dict.fromkeys(test.measured_on for test in found.values()):
+        names = ", ".join(name for name, test in found.items() if test.measured_on == place)
+        print(f"{names} tested with {place}")
     receipt = keep_in_receipt(bundle.directory, found)
     print(f"Kept in {receipt}." if receipt else "The bundle has no receipt to keep this in.")
     failures = [f"{name}: {failure}" for name, test in found.items() for failure in test.failures]

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..runtime.sessions import Session
+from ..runtime.sessions.tensorrt import TensorRTSession
 
 _LIBRARIES = ("numpy", "onnx", "onnxruntime", "opencv-python-headless", "torch", "tensorrt-rtx-cu13")
 
@@ -19,7 +20,12 @@ def device_description() -> str:
 
 
 def backend_description(session: Session) -> str:
-    """What a session's figures were measured with and on: backend, its version, the device."""
+    """What a session's figures were measured with and on: backend, its version, the device.
+
+    An engine's device is the GPU; the processor stands beside it, for part of each call is its work.
+    """
+    if isinstance(session, TensorRTSession):
+        return f"{session.library} on {session.context.device.name} with {device_description()}"
     return f"{session.name} {_version_of(session.name)} on {device_description()}"
 
 

@@ -4,7 +4,7 @@ Rows: the same input in every row of a batch gives the same output in every row,
 a fault of a kernel or of the batch's bookkeeping. Batch: an input alone gives what it gives in a batch;
 TensorRT may choose other kernels for another batch size, so that this holds within a tolerance. Rebuilds: the
 session made anew gives the same outputs within that tolerance, and about the same latency; on a device, where
-an engine is built anew by timing kernels, this shows how far builds spread.
+the caller builds the engine anew and TensorRT times kernels for that, this shows how far builds spread.
 """
 
 import time
@@ -86,8 +86,9 @@ def self_test(
     rebuilds: int = REBUILDS,
     progress: Progress = SILENT,
 ) -> SelfTest:
-    """Test what ``open_session`` opens, ``rebuilds`` times anew. The inputs are the same in every run.
+    """Test what ``open_session`` opens, ``rebuilds`` times in all. The inputs are the same in every run.
 
+    Rows and batches are checked on the first session; each is closed before the next is opened.
     Raises SessionError for fewer than two rows or rebuilds, and what the session raises.
     """
     if batch < 2 or rebuilds < 2:

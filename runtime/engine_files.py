@@ -39,6 +39,14 @@ def trusted_engine(bundle: Bundle, variant: str, here: Target) -> bytes:
     return engine
 
 
+def engine_just_built(path: Path) -> bytes:
+    """The bytes of an engine that the caller's own job has built; nothing else vouches for it.
+
+    Raises BundleError for a link, a device and what cannot be read.
+    """
+    return read_regular(path, _LARGEST_ENGINE, "Run the job again; it builds the engine anew.")
+
+
 def foreign_engine(path: Path, *, trust: bool = False) -> bytes:
     """The bytes of an engine file that no bundle vouches for.
 

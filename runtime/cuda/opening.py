@@ -18,23 +18,27 @@ from .pipeline import DevicePipeline
 def what_a_bundle_misses(bundle: Bundle, variant: str) -> str | None:
     """The first of driver, binding, library, device and engine that a variant needs and that is not here."""
     built = bundle.variant(variant).built
-    library = None if built is None else built.target.library
     command = rebuild_command(bundle.directory, variant)
+    if built is None:
+        words = f"{bundle.directory}: the variant {variant} has no engine. Build one: {command}"
+        missing = what_is_missing(engine=lambda _: words)
+        return None if missing is None else missing.message
+    name = f"{bundle.directory}: the engine of {variant}"
+    return what_an_engine_misses(built.target, name, f". Build it for what is here: {command}")
+
+
+def what_an_engine_misses(built: Target, name: str = "the engine", cure: str = "") -> str | None:
+    """The same for an engine that was built for ``built``. name, cure: words of the message."""
 
     def unsuited(_: DeviceInfo) -> str | None:
-        if built is None:
-            return f"{bundle.directory}: the variant {variant} has no engine. Build one: {command}"
         try:
-            here = _here(built.target.library)
+            here = target_with(built.library)
         except PosedgeError as error:  # the library is installed and cannot be loaded
             return str(error)
-        reason = mismatch(built.target, here)
-        return reason and (
-            f"{bundle.directory}: the engine of {variant} does not run here: {reason} (built: "
-            f"{built.target}; here: {here}). Build it for what is here: {command}"
-        )
+        reason = mismatch(built, here)
+        return reason and f"{name} does not run here: {reason} (built: {built}; here: {here}){cure}"
 
-    missing = what_is_missing(library=library, engine=unsuited)
+    missing = what_is_missing(library=built.library, engine=unsuited)
     return None if missing is None else missing.message
 
 
@@ -45,7 +49,7 @@ def open_device(bundle: Bundle, variant: str, flip_test: bool, yuv: str) -> Devi
     """
     files = bundle.variant(variant)
     library = "tensorrt" if files.built is None else files.built.target.library
-    engine = trusted_engine(bundle, variant, _here(library))
+    engine = trusted_engine(bundle, variant, target_with(library))
     return open_engine(
         engine, bundle.spec, library, flip_test, yuv, where=str(bundle.path(str(files.engine)))
     )
@@ -93,5 +97,6 @@ def _runtime_cache(engine: bytes) -> Path | None:
     return directory / f"{sha256_bytes(engine)[:32]}.cache"
 
 
-def _here(library: str) -> Target:
+def target_with(library: str) -> Target:
+    """What is here, with a library that runs engines. Raises MissingExtraError where it cannot be loaded."""
     return target_here(library, import_library(library).__version__)
