@@ -157,7 +157,7 @@ def _export(job: _Job) -> None:
 
 
 def _build(job: _Job, variant: str) -> BuiltEngine | NotMeasured:
-    """The variant's engine; without a TensorRT here the rest of the job goes on."""
+    """The variant's engine; where no TensorRT is installed at all, the rest of the job goes on."""
     graph, engine, record = job.graph(variant), f"{variant}.engine", f"measurements/{variant}.engine.json"
 
     def work() -> None:
@@ -180,10 +180,10 @@ def _build(job: _Job, variant: str) -> BuiltEngine | NotMeasured:
     }
     try:
         flavour = available_flavour()
-        inputs["library"] = [flavour.module, installed_version(flavour)]
-        job.stage(f"engine {variant}", inputs, (engine, record), work)
     except MissingExtraError as error:
         return NotMeasured(f"no engine was built: {error}")
+    inputs["library"] = [flavour.module, installed_version(flavour)]
+    job.stage(f"engine {variant}", inputs, (engine, record), work)
     entry = _engine_record(job, variant)["engine"]
     return BuiltEngine(**{**entry, "gpu_layers": tuple(entry["gpu_layers"])})
 

@@ -111,8 +111,11 @@ def test_a_stub_that_cannot_be_imported_gives_way_to_rtx(tmp_path, monkeypatch, 
     monkeypatch.syspath_prepend(package.parent)
     graph = saved(conv_chain())
     assert build_engine(graph, out / "model.engine").flavour == "tensorrt_rtx"
-    with pytest.raises(MissingExtraError, match="tensorrt cannot be imported"):
-        build_engine(graph, out / "model.engine", flavour="tensorrt")
+    for limit in (None, 1 << 30):
+        with pytest.raises(
+            MissingExtraError, match=r"tensorrt cannot be imported.*does not work: install it"
+        ):
+            build_engine(graph, out / "model.engine", flavour="tensorrt", memory_limit_bytes=limit)
 
 
 def test_a_folder_of_that_name_is_no_library(tmp_path, monkeypatch):
