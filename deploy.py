@@ -36,6 +36,7 @@ from .progress import SILENT, LabelledProgress, Progress
 from .runtime.bundle import VariantFiles, seal_bundle
 from .runtime.bundle_index import RECEIPT, REPORT, SEARCH, TABLE, build_from_dict, build_to_dict
 from .runtime.spec import ModelSpec
+from .runtime.target import target_here
 from .self_test_job import earlier_self_test
 from .stages import StageLog
 from .variant_graphs import CALIBRATION_FILE, SEARCH_FILE, VariantGraphs
@@ -182,7 +183,11 @@ def _build(job: _Job, variant: str) -> BuiltEngine | NotMeasured:
         flavour = available_flavour()
     except MissingExtraError as error:
         return NotMeasured(f"no engine was built: {error}")
-    inputs["library"] = [flavour.module, installed_version(flavour)]
+    library_version = installed_version(flavour)
+    inputs["library"] = [flavour.module, library_version]
+    if flavour.needs_gpu:  # its engines are for the GPU that built them
+        here = target_here(flavour.name, library_version or "")
+        inputs["device"] = [list(here.sms), here.gpu]
     job.stage(f"engine {variant}", inputs, (engine, record), work)
     entry = _engine_record(job, variant)["engine"]
     return BuiltEngine(**{**entry, "gpu_layers": tuple(entry["gpu_layers"])})
