@@ -71,6 +71,7 @@ def rebuild(
                 time_limit_s=time_limit_s,
                 memory_limit_bytes=memory_limit_bytes,
                 progress=progress,
+                final=bundle.path(engine),
             )
             rebuilt = Rebuilt(name, engine, index_entry(result, how), result)
             if report is not None:

@@ -137,6 +137,26 @@ def test_ctrl_c_keeps_the_engines_that_are_finished(bundle: Path) -> None:
     assert len(list(rebuild(bundle, ("int8",)))) == 1
 
 
+def test_a_crash_is_kept_under_the_name_of_the_engine_until_a_build_succeeds(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = tmp_path / "library" / "tensorrt"
+    library.mkdir(parents=True)
+    (library / "__init__.py").write_text("import os; os.abort()")
+    with monkeypatch.context() as crashing:
+        crashing.syspath_prepend(library.parent)
+        assert main(["build", str(bundle), "--variant", "fp32"]) == 1
+    said = capsys.readouterr().err
+    assert "building fp32.engine ..." in said
+    assert ".next" not in said
+    kept = bundle / "fp32.engine.reproducer"
+    assert f"kept in {kept}" in said
+    assert kept.is_dir()
+    assert open_bundle(bundle).read("fp32.engine") == ENGINE
+    assert main(["build", str(bundle), "--variant", "fp32"]) == 0
+    assert [path.name for path in bundle.iterdir() if "fp32.engine" in path.name] == ["fp32.engine"]
+
+
 def test_two_builds_in_one_bundle_are_refused(bundle: Path) -> None:
     with directory_lock(bundle), pytest.raises(OutputError, match="another posedge run"):
         list(rebuild(bundle))
