@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import count
-from .errors import SessionError
+from .errors import BuildError, MissingExtraError, SessionError
 
 if TYPE_CHECKING:
     from .runtime.bundle import Bundle
+    from .runtime.target import Target
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     from .runtime.bundle import open_bundle
 
     bundle = open_bundle(options.bundle)
-    for line in _listing(bundle):
+    for line in (*_listing(bundle), *_notes(bundle)):
         print(line)
     print(f"{bundle.directory}: every file is as it was sealed (variants: {', '.join(bundle.variants)})")
     if options.self_test:
@@ -47,6 +48,46 @@ def _listing(bundle: "Bundle") -> list[str]:
         if files.built is not None:
             lines.append(f"{files.engine} was built for {files.built.target}")
     return lines
+
+
+def _notes(bundle: "Bundle") -> list[str]:
+    """For each engine that does not run here the reason. No damage: it may be meant for another device."""
+    from .runtime.bundle import rebuild_command
+
+    lines = []
+    for variant, files in bundle.variants.items():
+        if files.built is None:
+            continue
+        reason, here = _compared(files.built.target)
+        if reason is not None:
+            lines.append(f"note: {files.engine} does not run here: {reason}")
+        if reason is not None and here is not None:
+            lines.append(f"  here: {here}")
+            if here.sms:
+                command = rebuild_command(bundle.directory, variant)
+                lines.append(f"  Build it for what is here: {command}")
+    return lines
+
+
+def _compared(built: "Target") -> "tuple[str | None, Target | None]":
+    """Why an engine does not run here, or None, and what is here where that is known.
+
+    Packages are asked for their versions; nothing is imported, so that nothing can go wrong with it.
+    """
+    from .engines.flavours import flavour_named, installed_flavours, installed_version
+    from .runtime.target import mismatch, target_here
+
+    try:
+        flavour = flavour_named(built.library)
+        installed_flavours(flavour.name)
+    except MissingExtraError:
+        return f"{flavour.module} is not installed here; {flavour.install}", None
+    except BuildError as error:
+        return str(error), None
+    version = installed_version(flavour)
+    # a library without a package says its version only when it is imported; the devices can be compared
+    here = target_here(built.library, built.version if version is None else version)
+    return mismatch(built, here), here
 
 
 def _cells(bundle: "Bundle") -> list[tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """`posedge build` and `posedge verify` on a real bundle with real TensorRT-RTX engines."""
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -17,12 +18,15 @@ from posedge.benchmarks.self_test import SelfTest
 from posedge.benchmarks.speed import NotMeasured
 from posedge.cli import main
 from posedge.deploy import deploy
+from posedge.engines.flavours import flavour_named, installed_version
 from posedge.errors import BuildError, OutputError
 from posedge.files import directory_lock
 from posedge.options import DeployOptions
 from posedge.progress import SilentProgress
 from posedge.rebuild import rebuild
+from posedge.runtime import target as target_module
 from posedge.runtime.bundle import BUNDLE_FILE, EngineBuild, VariantFiles, open_bundle, seal_bundle
+from posedge.runtime.devices import Gpu, Gpus
 from posedge.runtime.spec import ModelSpec
 from posedge.runtime.target import PORTABLE_SMS, Target
 
@@ -242,6 +246,45 @@ def test_verify_shows_files_and_targets(bundle: Path, capsys: pytest.CaptureFixt
     (line,) = (line for line in said.splitlines() if line.startswith("int8.onnx"))
     assert line.split()[1:4] == ["graph", str(entry["bytes"]), "bytes"]
     assert entry["sha256"].startswith(line.split()[-1].rstrip("."))
+
+
+def notes_of_verify(
+    bundle: Path, spec: ModelSpec, target: Target, capsys: pytest.CaptureFixture[str]
+) -> list[str]:
+    """What `posedge verify` says after "note:" and in the lines that belong to it."""
+    variants = {"fp32": VariantFiles("fp32.onnx", "fp32.engine", EngineBuild(target))}
+    seal_bundle(bundle, spec, variants, "fp32")
+    assert main(["verify", str(bundle)]) == 0  # it is no damage
+    said = capsys.readouterr().out
+    assert "every file is as it was sealed" in said
+    lines = said.splitlines()
+    return [line.removeprefix("note: ") for line in lines if line.startswith(("note: ", "  "))]
+
+
+def test_verify_notes_what_does_not_run_here(
+    bundle: Path,
+    small_spec: ModelSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    version = installed_version(flavour_named("tensorrt_rtx"))
+    assert version is not None
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # as if it were not installed
+    machine = platform.machine()
+    ours = Target("tensorrt_rtx", version, PORTABLE_SMS, portable=True, machine=machine)
+    monkeypatch.setattr(target_module, "gpus", lambda: Gpus((Gpu("RTX A2000", 86, 1 << 33),), "13.0", ""))
+    assert notes_of_verify(bundle, small_spec, ours, capsys) == []
+    note, here, cure = notes_of_verify(bundle, small_spec, replace(ours, version="1.0.0"), capsys)
+    assert note.startswith("fp32.engine does not run here: an engine runs only with the version")
+    assert f"here: tensorrt_rtx {version}, SM 86, RTX A2000" in here
+    assert cure.endswith(f"posedge build '{bundle}' --variant fp32")
+    (note,) = notes_of_verify(bundle, small_spec, replace(ours, library="another"), capsys)
+    assert "'another' is no TensorRT flavour" in note
+    (note,) = notes_of_verify(bundle, small_spec, ELSEWHERE.target, capsys)
+    assert "tensorrt is not installed here; TensorRT comes with JetPack" in note
+    monkeypatch.setattr(target_module, "gpus", lambda: Gpus((), None, "no driver"))
+    note, here = notes_of_verify(bundle, small_spec, ours, capsys)  # no build would help
+    assert "there is no GPU here" in note
 
 
 def test_rebuild_and_self_test_import_with_numpy_alone() -> None:
