@@ -1,6 +1,7 @@
 """`posedge verify`: every file of a bundle against its seal; with --run, whether its variants run well."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What can be typed after `posedge verify`."""
-    parser.set_defaults(run=run)
+    parser.set_defaults(
+        run=partial(run, parser), interrupted="The bundle is as it was; no result of the self test was kept."
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument(
         "--run",
@@ -22,14 +25,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run every variant on random inputs too, and keep the results in the receipt",
     )
-    parser.add_argument("--variant", action="append", default=[], help="only this one, with --run")
-    parser.add_argument("--threads", type=count, help="threads of the CPU session (default: all cores)")
+    parser.add_argument(
+        "--variant", action="append", default=[], help="only this one, several times; with --run"
+    )
+    parser.add_argument("--threads", type=count, help="threads of the CPU session, with --run (default: all)")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Check, say what is there, and test if asked to."""
     from .runtime.bundle import open_bundle
 
+    if not options.self_test and (options.variant or options.threads is not None):
+        parser.error("--variant and --threads go with --run; without it every file is checked")
     bundle = open_bundle(options.bundle)
     for line in (*_listing(bundle), *_notes(bundle)):
         print(line)
@@ -102,8 +109,9 @@ def _self_test(bundle: "Bundle", options: argparse.Namespace) -> None:
     from .progress import for_terminal
     from .self_test_job import keep_in_receipt, run_self_test, table
 
+    names = list(dict.fromkeys(options.variant)) or list(bundle.variants)
     with for_terminal() as progress:
-        found = run_self_test(bundle, options.variant or list(bundle.variants), options.threads, progress)
+        found = run_self_test(bundle, names, options.threads, progress)
     print(f"\n{plain(table(found))}")
     receipt = keep_in_receipt(bundle.directory, found)
     print(f"Kept in {receipt}." if receipt else "The bundle has no receipt to keep this in.")

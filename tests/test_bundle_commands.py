@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from posedge import progress
 from posedge.benchmarks.report.receipt import read_receipt
 from posedge.benchmarks.report.results import BuiltEngine
 from posedge.benchmarks.self_test import SelfTest
@@ -80,6 +81,22 @@ def test_build_of_one_variant_leaves_the_others(bundle: Path) -> None:
     assert (build.target.sms, build.target.portable) == ((89, 120), False)
 
 
+def test_a_build_keeps_profile_and_target_sms_of_the_old_engine(
+    bundle: Path, small_spec: ModelSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = EngineBuild(Target("tensorrt_rtx", "1.0.0", (86, 89), machine="x86_64"), (1, 1, 2))
+    seal_bundle(bundle, small_spec, {"fp32": VariantFiles("fp32.onnx", "fp32.engine", built)}, "fp32")
+    assert main(["build", str(bundle), "--variant", "fp32", "--variant", "fp32"]) == 0
+    assert capsys.readouterr().err.count("building fp32.engine ...") == 1
+    after = open_bundle(bundle).variant("fp32").built
+    assert after is not None
+    assert (after.target.sms, after.target.portable, after.profile) == ((86, 89), False, (1, 1, 2))
+    assert main(["build", str(bundle), "--target-sms", "portable"]) == 0
+    after = open_bundle(bundle).variant("fp32").built
+    assert after is not None
+    assert (after.target.sms, after.target.portable, after.profile) == (PORTABLE_SMS, True, (1, 1, 2))
+
+
 def test_build_mends_a_damaged_engine_and_nothing_else(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +158,18 @@ def test_ctrl_c_keeps_the_engines_that_are_finished(bundle: Path) -> None:
     assert len(list(rebuild(bundle, ("int8",)))) == 1
 
 
+def test_after_ctrl_c_a_build_says_what_is_finished(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "for_terminal", lambda: Interrupter("int8.engine"))
+    assert main(["build", str(bundle)]) == 130
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"{bundle / 'fp32.engine'}: ")
+    assert "int8.engine" not in shown.out
+    assert "engines that were finished are in it" in shown.err
+    assert "goes on from there" not in shown.err
+
+
 def test_a_crash_is_kept_under_the_name_of_the_engine_until_a_build_succeeds(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,7 +191,10 @@ def test_a_crash_is_kept_under_the_name_of_the_engine_until_a_build_succeeds(
 
 
 def test_two_builds_in_one_bundle_are_refused(bundle: Path) -> None:
-    with directory_lock(bundle), pytest.raises(OutputError, match="another posedge run"):
+    with (
+        directory_lock(bundle),
+        pytest.raises(OutputError, match=r"another posedge run is .* where the command takes -o"),
+    ):
         list(rebuild(bundle))
 
 
@@ -246,6 +278,18 @@ def test_verify_shows_files_and_targets(bundle: Path, capsys: pytest.CaptureFixt
     (line,) = (line for line in said.splitlines() if line.startswith("int8.onnx"))
     assert line.split()[1:4] == ["graph", str(entry["bytes"]), "bytes"]
     assert entry["sha256"].startswith(line.split()[-1].rstrip("."))
+
+
+@pytest.mark.parametrize("choice", [["--variant", "fp32"], ["--threads", "2"]])
+def test_verify_without_run_takes_no_choice_of_the_self_test(
+    choice: list[str], bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["verify", str(bundle), *choice])
+    assert caught.value.code == 2
+    shown = capsys.readouterr()
+    assert "--variant and --threads go with --run" in shown.err
+    assert shown.out == ""
 
 
 def notes_of_verify(
