@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 from .arguments import counts, seconds
 
 if TYPE_CHECKING:
-    from .engines import BatchProfile, BuildOptions
+    from .engines import BuildOptions
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMG]?)(?:i?B)?", re.IGNORECASE)
 
 
-def add_arguments(parser: argparse.ArgumentParser, usual_profile: str = "1,8,32") -> None:
+def add_arguments(
+    parser: argparse.ArgumentParser, usual_profile: str = "1,8,32", usual_sms: str = "portable"
+) -> None:
     """The choices of ``from_options``, and two limits of a build: ``build_timeout`` and ``build_memory``.
 
-    usual_profile: which batch profile is taken without a choice, in words.
+    usual_profile, usual_sms: which batch profile and target SMs are taken without a choice, in words.
     """
     group = parser.add_argument_group(
         "engines", "What the TensorRT that is there cannot do is an error before any work, never ignored."
@@ -59,9 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser, usual_profile: str = "1,8,32"
     group.add_argument(
         "--target-sms",
         type=_target_sms,
-        default=(),
         metavar="SM,...",
-        help="GPUs to build for, such as 86,89,120, none of which need be here (TensorRT-RTX)",
+        help="GPUs to build for, such as 86,89,120, none of which need be here (TensorRT-RTX), or portable: "
+        f"Ampere and later (default: {usual_sms})",
     )
     group.add_argument(
         "--sparsity", action="store_true", help="use kernels for weights of which 2 in 4 are zero"
@@ -74,19 +76,23 @@ def add_arguments(parser: argparse.ArgumentParser, usual_profile: str = "1,8,32"
     )
 
 
-def from_options(options: argparse.Namespace, usual: "BatchProfile | None" = None) -> "BuildOptions":
-    """What was typed for ``add_arguments``, apart from the two limits; ``usual`` where no profile was."""
+def from_options(options: argparse.Namespace, usual: "BuildOptions | None" = None) -> "BuildOptions":
+    """What was typed for ``add_arguments``, apart from the two limits.
+
+    usual: has the batch profile and the target SMs that are taken where none were typed.
+    """
     from .engines import BatchProfile, BuildOptions
 
+    usual = BuildOptions() if usual is None else usual
     return BuildOptions(
-        profile=BatchProfile(*options.batch_profile) if options.batch_profile else usual or BatchProfile(),
+        profile=BatchProfile(*options.batch_profile) if options.batch_profile else usual.profile,
         workspace_bytes=options.workspace,
         optimization_level=options.optimization_level,
         timing_cache=options.timing_cache,
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,
         dla_core=options.dla_core,
-        target_sms=options.target_sms,
+        target_sms=usual.target_sms if options.target_sms is None else options.target_sms,
         sparsity=options.sparsity,
     )
 
@@ -114,7 +120,9 @@ def _profile(text: str) -> tuple[int, ...]:
 
 
 def _target_sms(text: str) -> tuple[int, ...]:
-    """Compute capabilities as NVIDIA writes them, 8.6, 86 or SM86."""
+    """Compute capabilities as NVIDIA writes them, 8.6, 86 or SM86; none for "portable"."""
+    if text.strip().lower() == "portable":
+        return ()
     values = counts(re.sub(r"(?i)\bsm_?|(?<=\d)\.(?=\d\b)", "", text))
     if len(set(values)) < len(values):
         raise argparse.ArgumentTypeError(f"{text!r}: each SM once is expected")

@@ -36,13 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result: int = options.run(options)
             return result
         except KeyboardInterrupt:
-            return _interrupted()
+            return _interrupted(options)
         except BrokenPipeError:  # `posedge zoo | head`
             sys.stderr.close()
             return 1
         except Exception as error:
             if interrupts.pressed:  # a library took the interrupt for a failure of its own
-                return _interrupted()
+                return _interrupted(options)
             shown = missing_extra(error) if isinstance(error, ImportError) else error
             if options.debug or not isinstance(shown, PosedgeError):
                 raise
@@ -50,11 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
 
 
-def _interrupted() -> int:
-    print(
-        "posedge: interrupted. Finished stages are kept; the same command goes on from there.",
-        file=sys.stderr,
-    )
+def _interrupted(options: argparse.Namespace) -> int:
+    """Say what is left, which most commands keep stage by stage; a command may have words of its own."""
+    usual = "Finished stages are kept; the same command goes on from there."
+    print(f"posedge: interrupted. {getattr(options, 'interrupted', usual)}", file=sys.stderr)
     return INTERRUPTED
 
 

@@ -38,6 +38,7 @@ from .progress import SILENT, LabelledProgress, Progress
 from .runtime.bundle import VariantFiles, seal_bundle
 from .runtime.bundle_index import RECEIPT, REPORT, SEARCH, TABLE, build_from_dict, build_to_dict
 from .runtime.spec import ModelSpec
+from .runtime.target import target_here
 from .self_test_job import earlier_self_test
 from .stages import StageLog
 from .variant_graphs import CALIBRATION_FILE, SEARCH_FILE, VariantGraphs
@@ -158,7 +159,7 @@ def _export(job: _Job) -> None:
 
 
 def _build(job: _Job, variant: str) -> BuiltEngine | NotMeasured:
-    """The variant's engine; without a TensorRT here the rest of the job goes on."""
+    """The variant's engine; where no TensorRT is installed at all, the rest of the job goes on."""
     graph, engine, record = job.graph(variant), f"{variant}.engine", f"measurements/{variant}.engine.json"
 
     def work() -> None:
@@ -181,10 +182,14 @@ def _build(job: _Job, variant: str) -> BuiltEngine | NotMeasured:
     }
     try:
         flavour = available_flavour()
-        inputs["library"] = [flavour.module, installed_version(flavour)]
-        job.stage(f"engine {variant}", inputs, (engine, record), work)
     except MissingExtraError as error:
         return NotMeasured(f"no engine was built: {error}")
+    library_version = installed_version(flavour)
+    inputs["library"] = [flavour.module, library_version]
+    if flavour.needs_gpu:  # its engines are for the GPU that built them
+        here = target_here(flavour.name, library_version or "")
+        inputs["device"] = [list(here.sms), here.gpu]
+    job.stage(f"engine {variant}", inputs, (engine, record), work)
     entry = _engine_record(job, variant)["engine"]
     return BuiltEngine(**{**entry, "gpu_layers": tuple(entry["gpu_layers"])})
 

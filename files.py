@@ -62,11 +62,12 @@ def output_errors(path: Path) -> Iterator[None]:
         if error.errno in _FULL:
             raise OutputError(
                 f"{path}: the disk is full. Free some space and run the same command again; "
-                "finished stages are kept."
+                "what was finished is kept."
             ) from error
         if error.errno in _UNWRITABLE:
             raise OutputError(
-                f"{path}: cannot be written ({error.strerror}). Choose another output directory with -o."
+                f"{path}: cannot be written ({error.strerror}). Make it writable or, where the command takes "
+                "-o, choose another output directory."
             ) from error
         raise
 
@@ -127,8 +128,8 @@ def directory_lock(directory: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise OutputError(
-                f"{directory}: another posedge run is writing here. Wait for it, or choose another "
-                "directory with -o."
+                f"{directory}: another posedge run is writing here. Wait for it or, where the command takes "
+                "-o, choose another directory."
             ) from error
         yield
     finally:

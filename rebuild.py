@@ -11,7 +11,7 @@ from .benchmarks.report.table import text
 from .benchmarks.self_test import SelfTest
 from .benchmarks.speed import NotMeasured
 from .engine_record import index_entry, receipt_entry
-from .engines import BatchProfile, BuildOptions, BuildResult, build_engine
+from .engines import BatchProfile, BuildOptions, BuildResult, available_flavour, build_engine
 from .files import directory_lock, remove_leftovers, write_text
 from .progress import SILENT, Progress
 from .runtime.bundle import Bundle, EngineBuild, open_bundle, open_index
@@ -36,7 +36,7 @@ def rebuild(
     variants: Sequence[str] = (),
     *,
     flavour: str | None = None,
-    options: Callable[[BatchProfile], BuildOptions] = BuildOptions,
+    options: Callable[[BuildOptions], BuildOptions] = lambda usual: usual,
     time_limit_s: float = 1800.0,
     memory_limit_bytes: int | None = None,
     progress: Progress = SILENT,
@@ -44,9 +44,9 @@ def rebuild(
     """Build the engines of ``variants`` (all of them by default) anew, one after the other.
 
     The graphs and all other files are checked first; the engines that are to be replaced are not, so that a
-    damaged one can be mended. ``options`` says how an engine is built, given the batch profile of the old
-    one. Each finished engine is sealed before it is handed out, and the receipt with it, which then has no
-    figure of the old engine any more. Until that very moment the old bundle is valid.
+    damaged one can be mended. ``options`` says how an engine is built, given the batch profile and the target
+    SMs of the old one. Each finished engine is sealed before it is handed out, and the receipt with it, which
+    then has no figure of the old engine any more. Until that very moment the old bundle is valid.
 
     Raises BundleError for what cannot be trusted, OutputError when another run works in the bundle or the
     disk is full, and what ``build_engine`` raises.
@@ -55,13 +55,13 @@ def rebuild(
     with directory_lock(directory):
         remove_leftovers(directory)
         index = finish_exchange(directory, open_index(directory).index)
-        names = tuple(variants) or tuple(index.variants)
+        names = tuple(dict.fromkeys(variants)) or tuple(index.variants)
         chosen = [Bundle(directory, index).variant(name) for name in names]
         bundle = open_bundle(directory, unchecked=[files.engine for files in chosen if files.engine])
         receipt = bundle.named(RECEIPT)
         report = None if receipt is None else read_receipt(bundle.path(receipt))
         for name, files in zip(names, chosen, strict=True):
-            how = options(BatchProfile(*files.built.profile) if files.built else BatchProfile())
+            how = options(_as_before(files.built, flavour))
             engine = files.engine or f"{name}.engine"
             result = build_engine(
                 bundle.path(files.graph),
@@ -71,12 +71,27 @@ def rebuild(
                 time_limit_s=time_limit_s,
                 memory_limit_bytes=memory_limit_bytes,
                 progress=progress,
+                final=bundle.path(engine),
             )
             rebuilt = Rebuilt(name, engine, index_entry(result, how), result)
             if report is not None:
                 report = _updated(report, rebuilt, bundle.files[files.graph].sha256)
             bundle = _seal(bundle, rebuilt, report)
             yield rebuilt
+
+
+def _as_before(built: EngineBuild | None, flavour: str | None) -> BuildOptions:
+    """The batch profile of an engine, and its target SMs where the library is the same and takes any.
+
+    The single SM of an engine that was built on a GPU was nobody's choice.
+    """
+    if built is None:
+        return BuildOptions()
+    profile, target = BatchProfile(*built.profile), built.target
+    chosen = available_flavour(flavour)
+    if target.portable or chosen.needs_gpu or chosen.name != target.library:
+        return BuildOptions(profile)
+    return BuildOptions(profile, target_sms=target.sms)
 
 
 def _updated(report: Report, rebuilt: Rebuilt, graph_sha256: str) -> Report:

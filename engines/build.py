@@ -47,6 +47,7 @@ def build_engine(
     time_limit_s: float = 600.0,
     memory_limit_bytes: int | None = None,
     progress: Progress = SILENT,
+    final: Path | None = None,
 ) -> BuildResult:
     """Build ``engine`` from ``graph``, an ONNX file with one input whose first axis is the batch.
 
@@ -54,7 +55,8 @@ def build_engine(
     means BuildOptions(), a batch profile alone stands for options with that profile. A graph with a fixed
     batch is built only when min, opt and max all equal it. ``flavour`` None takes full TensorRT where it can
     be imported and TensorRT-RTX elsewhere. ``memory_limit_bytes`` bounds what the child process may write to
-    (RLIMIT_DATA, so memory of the GPU and of mapped files is not counted).
+    (RLIMIT_DATA, so memory of the GPU and of mapped files is not counted). ``final`` is where the caller
+    will move the finished engine: progress and the reproducer of a crash carry that name.
 
     The graph is linted first where onnx is installed; a device that has only TensorRT builds graphs that were
     linted when their bundle was made. Precision is the graph's own.
@@ -69,6 +71,7 @@ def build_engine(
     it (see reproducer.py), until a build of that engine succeeds.
     """
     graph, engine = graph.absolute(), engine.absolute()
+    known_as = engine if final is None else final.absolute()
     if not time_limit_s > 0:
         raise BuildError(f"the time limit of a build is {time_limit_s} s; it must be positive")
     if memory_limit_bytes is not None and memory_limit_bytes < 1:
@@ -86,10 +89,10 @@ def build_engine(
         memory_limit_bytes=memory_limit_bytes,
     )
     try:
-        result = _build(request, engine, time_limit_s, progress)
+        result = _build(request, engine, known_as.name, time_limit_s, progress)
     except WorkerCrash as crash:
-        raise BuildError(f"{crash}\n{keep_reproducer(request, engine, crash)}") from crash
-    discard_reproducer(engine)
+        raise BuildError(f"{crash}\n{keep_reproducer(request, known_as, crash)}") from crash
+    discard_reproducer(known_as)
     return result
 
 
@@ -99,10 +102,12 @@ def _with_absolute_paths(options: BuildOptions) -> BuildOptions:
     return options if cache is None else replace(options, timing_cache=cache.absolute())
 
 
-def _build(request: BuildRequest, engine: Path, time_limit_s: float, progress: Progress) -> BuildResult:
+def _build(
+    request: BuildRequest, engine: Path, name: str, time_limit_s: float, progress: Progress
+) -> BuildResult:
     """Let a child process write the engine beside its place, check it, and rename it."""
     try:
-        with progress.task(f"building {engine.name}", 1.0) as task, replacing(engine) as temporary:
+        with progress.task(f"building {name}", 1.0) as task, replacing(engine) as temporary:
 
             def listen(event: Event) -> None:
                 if isinstance(event, Progressed):
@@ -118,7 +123,7 @@ def _build(request: BuildRequest, engine: Path, time_limit_s: float, progress: P
         progress.note(note)
     if outcome.built.gpu_layers:
         layers = outcome.built.gpu_layers
-        progress.note(f"{engine.name}: {len(layers)} layers fall back to the GPU: {', '.join(layers)}")
+        progress.note(f"{name}: {len(layers)} layers fall back to the GPU: {', '.join(layers)}")
     return _result(outcome, size)
 
 

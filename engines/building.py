@@ -60,7 +60,7 @@ def build(request: BuildRequest, emit: Emit) -> Built:
     notes = list(flavour.warnings(version))
     if times is not None:
         notes += _keep_times(config, times)
-    return Built(flavour.name, version, seconds, _peak_memory(), gpu_layers, tuple(notes))
+    return Built(flavour.name, version, seconds, status_bytes("VmHWM"), gpu_layers, tuple(notes))
 
 
 def _precision_flags(release: Release, graph: str) -> tuple[str, ...]:
@@ -148,8 +148,11 @@ def _place(error: "trt.ParserError", release: Release) -> str:
     return f"node {error.node()}, counted from 0"
 
 
-def _peak_memory() -> int:
-    """Largest resident memory in bytes. getrusage would count the parent's too, from before the exec."""
+def status_bytes(name: str) -> int:
+    """What Linux says of this process, in bytes: VmHWM (its largest resident memory), VmData and others.
+
+    getrusage would count the parent's memory too, from before the exec.
+    """
     with open("/proc/self/status", encoding="ascii") as status:
         fields = dict(line.split(":", 1) for line in status)
-    return int(fields["VmHWM"].split()[0]) * 1024
+    return int(fields[name].split()[0]) * 1024

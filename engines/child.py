@@ -20,7 +20,16 @@ _LOG_LINES = 40
 _LOG_LINES_IN_MESSAGE = 5
 _CHUNK = 1 << 16
 # how libraries, the loader and Python say that the system refused them memory
-_NO_MEMORY = ("bad_alloc", "OutOfMemory", "out of memory", "MemoryError", "Cannot allocate", "failed to map")
+_NO_MEMORY = (
+    "bad_alloc",
+    "OutOfMemory",
+    "out of memory",
+    "MemoryError",
+    "Cannot allocate",
+    "failed to map",
+    "start new thread",
+    "Resource temporarily unavailable",
+)
 
 
 class WorkerCrash(BuildError):

@@ -158,7 +158,10 @@ def import_first(flavours: Sequence[Flavour]) -> tuple[Flavour, Library]:
             return flavour, cast(Library, importlib.import_module(flavour.module))
         except (ImportError, OSError, RuntimeError) as error:
             reasons.append(f"{flavour.module} cannot be imported ({error})")
-    raise MissingExtraError("; ".join([*reasons, str(_missing(flavours))]))
+    raise MissingExtraError(
+        f"{'; '.join(reasons)}. An engine is built by TensorRT, and what is installed of it does not work: "
+        f"install it again, or uninstall it. {_cures(flavours)}"
+    )
 
 
 def check_options(options: BuildOptions, wanted: str | None = None) -> None:
@@ -186,8 +189,11 @@ def check_options(options: BuildOptions, wanted: str | None = None) -> None:
 
 
 def _missing(choice: Sequence[Flavour]) -> MissingExtraError:
-    cures = "; ".join(f"{flavour.module}: {flavour.install}" for flavour in choice)
-    return MissingExtraError(f"an engine is built by TensorRT, which is not installed. {cures}")
+    return MissingExtraError(f"an engine is built by TensorRT, which is not installed. {_cures(choice)}")
+
+
+def _cures(choice: Sequence[Flavour]) -> str:
+    return "; ".join(f"{flavour.module}: {flavour.install}" for flavour in choice)
 
 
 def _on_path(module: str) -> bool:

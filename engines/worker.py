@@ -12,12 +12,12 @@ import signal
 import sys
 import traceback
 
-from ..errors import PosedgeError
-from .building import build
+from ..errors import BuildError, PosedgeError
+from .building import build, status_bytes
 from .determinism import on_fresh_heap
 from .flavours import flavour_named, import_first
 from .listeners import Emit
-from .messages import Event, Failed, decode_request, encode_event
+from .messages import BuildRequest, Event, Failed, decode_request, encode_event
 
 _PR_SET_PDEATHSIG = 1
 
@@ -40,14 +40,24 @@ def _die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def _limit_memory(size: int | None) -> None:
-    """Let the kernel refuse memory beyond ``size`` bytes, where it can.
+def _limit_memory(request: BuildRequest) -> None:
+    """Let the kernel refuse memory beyond the request's limit, where it can.
 
     RLIMIT_DATA counts what the process may write to. RLIMIT_AS would count address space, of which CUDA
     reserves more than any machine has memory.
+
+    The library is there already: refused memory while it is imported, it would seem not to be installed.
+    Raises BuildError when it has taken as much as the limit.
     """
+    size = request.memory_limit_bytes
     if size is None:
         return
+    taken = status_bytes("VmData")
+    if taken >= size:
+        raise BuildError(
+            f"{request.graph}: the library alone takes {taken / (1 << 20):.0f} MiB before any graph, and the "
+            f"build's memory limit is {size / (1 << 20):.0f} MiB. Give it more"
+        )
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     if hard == resource.RLIM_INFINITY or size < hard:
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))
@@ -59,10 +69,10 @@ def main(descriptor: str, text: str) -> None:
     request = decode_request(text)
     _die_with_parent(request.parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is an answer here, not something to debug
-    _limit_memory(request.memory_limit_bytes)
     event: Event
     try:
         import_first([flavour_named(name) for name in request.flavours])  # into Python's own heap
+        _limit_memory(request)
         event = on_fresh_heap(lambda: build(request, emit))
     except PosedgeError as error:
         event = Failed(type(error).__name__, str(error))

@@ -34,6 +34,13 @@ def test_everything_typed_arrives(tmp_path):
     assert (typed.build_timeout, typed.build_memory) == (60, 3 << 29)
 
 
+def test_the_usual_profile_and_sms_give_way_to_what_was_typed():
+    usual = BuildOptions(BatchProfile(1, 2, 4), target_sms=(86, 89))
+    assert from_options(parsed(), usual) == usual
+    typed = parsed("--batch-profile", "1,1,1", "--target-sms", "portable")
+    assert from_options(typed, usual) == BuildOptions(BatchProfile(1, 1, 1))
+
+
 @pytest.mark.parametrize(
     ("text", "bytes_"),
     [("7", 7), ("2k", 2048), ("512M", 1 << 29), ("2G", 1 << 31), ("2 GiB", None), ("1GB", 1 << 30)],

@@ -1,6 +1,7 @@
 """`posedge build` and `posedge verify` on a real bundle with real TensorRT-RTX engines."""
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -11,18 +12,22 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from posedge import progress
 from posedge.benchmarks.report.receipt import read_receipt
 from posedge.benchmarks.report.results import BuiltEngine
 from posedge.benchmarks.self_test import SelfTest
 from posedge.benchmarks.speed import NotMeasured
 from posedge.cli import main
 from posedge.deploy import deploy
+from posedge.engines.flavours import flavour_named, installed_version
 from posedge.errors import BuildError, OutputError
 from posedge.files import directory_lock
 from posedge.options import DeployOptions
 from posedge.progress import SilentProgress
 from posedge.rebuild import rebuild
+from posedge.runtime import target as target_module
 from posedge.runtime.bundle import BUNDLE_FILE, EngineBuild, VariantFiles, open_bundle, seal_bundle
+from posedge.runtime.devices import Gpu, Gpus
 from posedge.runtime.spec import ModelSpec
 from posedge.runtime.target import PORTABLE_SMS, Target
 
@@ -74,6 +79,22 @@ def test_build_of_one_variant_leaves_the_others(bundle: Path) -> None:
     assert build is not None
     assert build.profile == (1, 1, 2)
     assert (build.target.sms, build.target.portable) == ((89, 120), False)
+
+
+def test_a_build_keeps_profile_and_target_sms_of_the_old_engine(
+    bundle: Path, small_spec: ModelSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = EngineBuild(Target("tensorrt_rtx", "1.0.0", (86, 89), machine="x86_64"), (1, 1, 2))
+    seal_bundle(bundle, small_spec, {"fp32": VariantFiles("fp32.onnx", "fp32.engine", built)}, "fp32")
+    assert main(["build", str(bundle), "--variant", "fp32", "--variant", "fp32"]) == 0
+    assert capsys.readouterr().err.count("building fp32.engine ...") == 1
+    after = open_bundle(bundle).variant("fp32").built
+    assert after is not None
+    assert (after.target.sms, after.target.portable, after.profile) == ((86, 89), False, (1, 1, 2))
+    assert main(["build", str(bundle), "--target-sms", "portable"]) == 0
+    after = open_bundle(bundle).variant("fp32").built
+    assert after is not None
+    assert (after.target.sms, after.target.portable, after.profile) == (PORTABLE_SMS, True, (1, 1, 2))
 
 
 def test_build_mends_a_damaged_engine_and_nothing_else(
@@ -137,8 +158,43 @@ def test_ctrl_c_keeps_the_engines_that_are_finished(bundle: Path) -> None:
     assert len(list(rebuild(bundle, ("int8",)))) == 1
 
 
+def test_after_ctrl_c_a_build_says_what_is_finished(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "for_terminal", lambda: Interrupter("int8.engine"))
+    assert main(["build", str(bundle)]) == 130
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"{bundle / 'fp32.engine'}: ")
+    assert "int8.engine" not in shown.out
+    assert "engines that were finished are in it" in shown.err
+    assert "goes on from there" not in shown.err
+
+
+def test_a_crash_is_kept_under_the_name_of_the_engine_until_a_build_succeeds(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = tmp_path / "library" / "tensorrt"
+    library.mkdir(parents=True)
+    (library / "__init__.py").write_text("import os; os.abort()")
+    with monkeypatch.context() as crashing:
+        crashing.syspath_prepend(library.parent)
+        assert main(["build", str(bundle), "--variant", "fp32"]) == 1
+    said = capsys.readouterr().err
+    assert "building fp32.engine ..." in said
+    assert ".next" not in said
+    kept = bundle / "fp32.engine.reproducer"
+    assert f"kept in {kept}" in said
+    assert kept.is_dir()
+    assert open_bundle(bundle).read("fp32.engine") == ENGINE
+    assert main(["build", str(bundle), "--variant", "fp32"]) == 0
+    assert [path.name for path in bundle.iterdir() if "fp32.engine" in path.name] == ["fp32.engine"]
+
+
 def test_two_builds_in_one_bundle_are_refused(bundle: Path) -> None:
-    with directory_lock(bundle), pytest.raises(OutputError, match="another posedge run"):
+    with (
+        directory_lock(bundle),
+        pytest.raises(OutputError, match=r"another posedge run is .* where the command takes -o"),
+    ):
         list(rebuild(bundle))
 
 
@@ -222,6 +278,57 @@ def test_verify_shows_files_and_targets(bundle: Path, capsys: pytest.CaptureFixt
     (line,) = (line for line in said.splitlines() if line.startswith("int8.onnx"))
     assert line.split()[1:4] == ["graph", str(entry["bytes"]), "bytes"]
     assert entry["sha256"].startswith(line.split()[-1].rstrip("."))
+
+
+@pytest.mark.parametrize("choice", [["--variant", "fp32"], ["--threads", "2"]])
+def test_verify_without_run_takes_no_choice_of_the_self_test(
+    choice: list[str], bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["verify", str(bundle), *choice])
+    assert caught.value.code == 2
+    shown = capsys.readouterr()
+    assert "--variant and --threads go with --run" in shown.err
+    assert shown.out == ""
+
+
+def notes_of_verify(
+    bundle: Path, spec: ModelSpec, target: Target, capsys: pytest.CaptureFixture[str]
+) -> list[str]:
+    """What `posedge verify` says after "note:" and in the lines that belong to it."""
+    variants = {"fp32": VariantFiles("fp32.onnx", "fp32.engine", EngineBuild(target))}
+    seal_bundle(bundle, spec, variants, "fp32")
+    assert main(["verify", str(bundle)]) == 0  # it is no damage
+    said = capsys.readouterr().out
+    assert "every file is as it was sealed" in said
+    lines = said.splitlines()
+    return [line.removeprefix("note: ") for line in lines if line.startswith(("note: ", "  "))]
+
+
+def test_verify_notes_what_does_not_run_here(
+    bundle: Path,
+    small_spec: ModelSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    version = installed_version(flavour_named("tensorrt_rtx"))
+    assert version is not None
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # as if it were not installed
+    machine = platform.machine()
+    ours = Target("tensorrt_rtx", version, PORTABLE_SMS, portable=True, machine=machine)
+    monkeypatch.setattr(target_module, "gpus", lambda: Gpus((Gpu("RTX A2000", 86, 1 << 33),), "13.0", ""))
+    assert notes_of_verify(bundle, small_spec, ours, capsys) == []
+    note, here, cure = notes_of_verify(bundle, small_spec, replace(ours, version="1.0.0"), capsys)
+    assert note.startswith("fp32.engine does not run here: an engine runs only with the version")
+    assert f"here: tensorrt_rtx {version}, SM 86, RTX A2000" in here
+    assert cure.endswith(f"posedge build '{bundle}' --variant fp32")
+    (note,) = notes_of_verify(bundle, small_spec, replace(ours, library="another"), capsys)
+    assert "'another' is no TensorRT flavour" in note
+    (note,) = notes_of_verify(bundle, small_spec, ELSEWHERE.target, capsys)
+    assert "tensorrt is not installed here; TensorRT comes with JetPack" in note
+    monkeypatch.setattr(target_module, "gpus", lambda: Gpus((), None, "no driver"))
+    note, here = notes_of_verify(bundle, small_spec, ours, capsys)  # no build would help
+    assert "there is no GPU here" in note
 
 
 def test_rebuild_and_self_test_import_with_numpy_alone() -> None:

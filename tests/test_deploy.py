@@ -21,7 +21,7 @@ from posedge.benchmarks.report.results import Interval
 from posedge.benchmarks.speed import NotMeasured
 from posedge.calibration.recipe import Recipe
 from posedge.deploy import deploy
-from posedge.errors import BundleError, CheckpointError, DataError, GraphError, OutputError
+from posedge.errors import BuildError, BundleError, CheckpointError, DataError, GraphError, OutputError
 from posedge.export.graph_options import GraphOptions
 from posedge.export.graphs import load_graph
 from posedge.files import directory_lock
@@ -136,6 +136,25 @@ def test_other_build_options_make_other_engines(options: DeployOptions) -> None:
     deploy(replace(options, build=replace(options.build, target_sms=(86,))), listener)
     assert "export" in listener.kept
     assert "engine fp32" not in listener.kept
+
+
+def test_a_memory_limit_that_is_too_small_ends_the_job(options: DeployOptions) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs the extra tensorrt-rtx")
+    with pytest.raises(BuildError, match="memory limit is 20 MiB"):
+        deploy(replace(options, precisions=("fp32",), build_memory_bytes=20 << 20))
+    assert not list(options.output.glob("*/bundle.json"))
+
+
+def test_only_without_any_tensorrt_the_job_goes_on(
+    options: DeployOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    outcome = deploy(replace(options, precisions=("fp32",)))
+    engine = outcome.report.variants[0].engine
+    assert isinstance(engine, NotMeasured)
+    assert "which is not installed" in engine.reason
+    assert open_bundle(outcome.directory).variant("fp32").engine is None
 
 
 def test_a_variant_that_comes_later_is_compared_with_what_the_reference_found(options: DeployOptions) -> None:

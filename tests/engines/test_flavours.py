@@ -47,6 +47,33 @@ def test_each_version_is_asked_only_for_what_it_has(version, asked, stand_in, co
     assert os.listdir(out) == ["model.engine"]
 
 
+def test_a_stand_in_records_what_networks_are_asked_and_refuses_the_rest(stand_in, conv_chain, saved, out):
+    stand_in("8.6.2")
+    build_engine(saved(conv_chain()), out / "model.engine")
+    calls = json.loads((out / "model.engine").read_text())["calls"]
+    assert ["INetworkDefinition.get_input", 0] in calls
+    assert ["INetworkDefinition.get_output", 0] in calls
+    program = """if True:
+        import tensorrt
+        network = tensorrt.Builder(tensorrt.ILogger()).create_network(1)
+        print(network.num_layers)
+        for ask in (lambda: network.mark_debug, lambda: network.layers, lambda: network.get_input(0)):
+            try:
+                ask()
+            except Exception as error:
+                print(type(error).__name__)
+        try:
+            network.num_layer = 1
+        except AttributeError:
+            print("refused")
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    asked = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert asked.stdout.split() == ["0", "AttributeError", "AttributeError", "IndexError", "refused"]
+
+
 def test_flags_are_found_by_their_names(stand_in, conv_chain, saved, out):
     stand_in("10.99.0", names="10.3", flag_values={"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 3})
     build_engine(saved(conv_chain()), out / "model.engine")
@@ -111,8 +138,11 @@ def test_a_stub_that_cannot_be_imported_gives_way_to_rtx(tmp_path, monkeypatch, 
     monkeypatch.syspath_prepend(package.parent)
     graph = saved(conv_chain())
     assert build_engine(graph, out / "model.engine").flavour == "tensorrt_rtx"
-    with pytest.raises(MissingExtraError, match="tensorrt cannot be imported"):
-        build_engine(graph, out / "model.engine", flavour="tensorrt")
+    for limit in (None, 1 << 30):
+        with pytest.raises(
+            MissingExtraError, match=r"tensorrt cannot be imported.*does not work: install it"
+        ):
+            build_engine(graph, out / "model.engine", flavour="tensorrt", memory_limit_bytes=limit)
 
 
 def test_a_folder_of_that_name_is_no_library(tmp_path, monkeypatch):

@@ -127,6 +127,23 @@ def test_a_build_beyond_its_memory_limit_names_the_limit(library, conv_chain, sa
     assert os.listdir(out) == []
 
 
+@pytest.mark.parametrize(
+    ("limit_mib", "words"),
+    [(20, "library alone takes .* memory limit is 20 MiB"), (90, "had reached its memory limit of 90 MiB")],
+)
+def test_a_limit_too_small_for_the_library_is_no_missing_library(limit_mib, words, conv_chain, saved, out):
+    pytest.importorskip("tensorrt_rtx", reason="needs the extra tensorrt-rtx")
+    with pytest.raises(BuildError, match=words):
+        build_engine(
+            saved(conv_chain()),
+            out / "engine",
+            memory_limit_bytes=limit_mib << 20,
+            flavour="tensorrt_rtx",
+            time_limit_s=30,
+        )
+    assert os.listdir(out) == []
+
+
 def test_the_real_builder_works_within_a_limit(conv_chain, saved, out):
     pytest.importorskip("tensorrt_rtx", reason="needs the extra tensorrt-rtx")
     build_engine(saved(conv_chain()), out / "engine", memory_limit_bytes=1 << 30, flavour="tensorrt_rtx")

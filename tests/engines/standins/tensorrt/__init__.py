@@ -107,30 +107,40 @@ class ParserError(_Bound):
         return self._operator
 
 
-class _Named:
-    def __init__(self, name: str, shape: tuple[int, ...] = (), operator: str = "") -> None:
-        self.name, self.shape, self.operator = name, shape, operator
+class ITensor(_Bound):
+    name = property(lambda self: self._name)
+    shape = property(lambda self: self._shape)
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        self._name, self._shape = name, shape
 
 
-class INetworkDefinition:
+class ILayer(_Bound):
+    name = property(lambda self: self._name)
+
+    def __init__(self, name: str, operator: str) -> None:
+        self._name, self._operator = name, operator
+
+
+class INetworkDefinition(_Bound):
+    num_layers = property(lambda self: len(self._layers))
+    num_inputs = property(lambda self: len(self._inputs))
+    num_outputs = property(lambda self: len(self._outputs))
+
     def __init__(self) -> None:
-        self.layers: list[_Named] = []
-        self.inputs: list[_Named] = []
-        self.outputs: list[_Named] = []
-        self.precisions: set[str] = set()
+        self._layers: list[ILayer] = []
+        self._inputs: list[ITensor] = []
+        self._outputs: list[ITensor] = []
+        self._precisions: set[str] = set()
 
-    num_layers = property(lambda self: len(self.layers))
-    num_inputs = property(lambda self: len(self.inputs))
-    num_outputs = property(lambda self: len(self.outputs))
+    def get_layer(self, index: int) -> ILayer:
+        return self._layers[index]
 
-    def get_layer(self, index: int) -> _Named:
-        return self.layers[index]
+    def get_input(self, index: int) -> ITensor:
+        return self._inputs[index]
 
-    def get_input(self, index: int) -> _Named:
-        return self.inputs[index]
-
-    def get_output(self, index: int) -> _Named:
-        return self.outputs[index]
+    def get_output(self, index: int) -> ITensor:
+        return self._outputs[index]
 
 
 class OnnxParser(_Bound):
@@ -154,18 +164,18 @@ class OnnxParser(_Bound):
             for index, node in enumerate(graph.node)
             if node.op_type == "Det"
         ]
-        self._network.layers = [_Named(node.name, operator=node.op_type) for node in graph.node]
-        self._network.inputs, self._network.outputs = (
+        self._network._layers = [ILayer(node.name, node.op_type) for node in graph.node]
+        self._network._inputs, self._network._outputs = (
             [
-                _Named(each.name, tuple(side.dim_value or -1 for side in each.type.tensor_type.shape.dim))
+                ITensor(each.name, tuple(side.dim_value or -1 for side in each.type.tensor_type.shape.dim))
                 for each in ends
             ]
             for ends in (graph.input, graph.output)
         )
         if graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16:
-            self._network.precisions.add("FP16")
+            self._network._precisions.add("FP16")
         if any(node.op_type == "QuantizeLinear" for node in graph.node):
-            self._network.precisions.add("INT8")
+            self._network._precisions.add("INT8")
         return not self._errors
 
 
@@ -208,10 +218,10 @@ class IBuilderConfig(_Bound):
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
         return 0
 
-    def can_run_on_DLA(self, layer: _Named) -> bool:
+    def can_run_on_DLA(self, layer: ILayer) -> bool:
         """Convolutions in a reduced precision, once its flag is set where there are flags."""
         ready = "FP16" in self._flags or "FP16" not in _NAMES["BuilderFlag"] or "IProgressMonitor" in _NAMES
-        return ready and "FP16" in self._network.precisions and layer.operator == "Conv"
+        return ready and "FP16" in self._network._precisions and layer._operator == "Conv"
 
     def create_timing_cache(self, serialized: bytes) -> ITimingCache:
         return ITimingCache(serialized)
@@ -247,7 +257,7 @@ class Builder(_Bound):
 
     def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> bytes | None:
         typed = "STRONGLY_TYPED" in _NAMES["NetworkDefinitionCreationFlag"]
-        if not typed and "INT8" in network.precisions - config._flags:
+        if not typed and "INT8" in network._precisions - config._flags:
             self._logger.log(
                 ILogger.ERROR, "Int8 precision has not been set, and the network has Q/DQ layers"
             )
@@ -258,7 +268,7 @@ class Builder(_Bound):
             assert monitor.step_complete("build", 0)
             monitor.phase_finish("build")
         cache = {} if config._cache is None else config._cache._times
-        timed = [layer.name for layer in network.layers if layer.name not in cache]
+        timed = [layer.name for layer in network._layers if layer.name not in cache]
         cache.update(dict.fromkeys(timed, 1.0))
         calls = [call for call in _CALLS if call[0] not in ("Builder.build_serialized_network",)]
         return json.dumps({"calls": calls, "timed": timed, "pad": " " * 64}).encode()

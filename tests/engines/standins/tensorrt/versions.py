@@ -25,7 +25,14 @@ _8_6: Names = {
         profiling_verbosity quantization_flags reset reset_device_type set_calibration_profile
         set_device_type set_flag set_memory_pool_limit set_preview_feature set_quantization_flag
         set_tactic_sources set_timing_cache""",
+    "ILayer": "get_input get_output metadata name num_inputs num_outputs type",
     "ILogger": "ERROR INFO INTERNAL_ERROR Severity VERBOSE WARNING log",
+    # without the methods that add layers, which a parser calls and a build does not
+    "INetworkDefinition": """error_recorder get_input get_layer get_output has_explicit_precision
+        has_implicit_batch_dimension mark_output mark_output_for_shapes name num_inputs num_layers num_outputs
+        remove_tensor set_weights_name unmark_output unmark_output_for_shapes""",
+    "ITensor": """allowed_formats dtype get_dimension_name is_execution_tensor is_network_input
+        is_network_output is_shape_tensor location name set_dimension_name shape""",
     "ITimingCache": "combine reset serialize",
     "MemoryPoolType": "DLA_GLOBAL_DRAM DLA_LOCAL_DRAM DLA_MANAGED_SRAM TACTIC_DRAM WORKSPACE",
     "NetworkDefinitionCreationFlag": "EXPLICIT_BATCH",
@@ -59,6 +66,10 @@ _10_3 = _changed(
         "IBuilderConfig": (
             "max_workspace_size min_timing_iterations",
             "progress_monitor runtime_platform",
+        ),
+        "INetworkDefinition": (
+            "has_explicit_precision",
+            "builder flags get_flag is_debug_tensor mark_debug unmark_debug",
         ),
         "IProgressMonitor": ("", "phase_finish phase_start step_complete"),
         "MemoryPoolType": ("", "TACTIC_SHARED_MEMORY"),
