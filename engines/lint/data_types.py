@@ -1,4 +1,4 @@
-"""Rules on values and types: NaN, empty and double tensors, int64 where images flow, integer operators."""
+"""Rules on values and types: NaN, empty and double tensors, and int64 where images flow."""
 
 from collections.abc import Iterator
 
@@ -7,16 +7,9 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from .findings import EXPORT, MENDABLE, Finding
-from .graph_view import DEFAULT_DOMAINS, GraphView, place
+from .graph_view import GraphView, place
 
 _MULTIPLIED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"}
-_INTEGER_OPERATORS = {
-    "QLinearConv",
-    "QLinearMatMul",
-    "ConvInteger",
-    "MatMulInteger",
-    "DynamicQuantizeLinear",
-}
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
 
@@ -82,18 +75,6 @@ def only_cast_to_float(graph: GraphView, name: str) -> bool:
     """Whether all that happens to a constant is a Cast to float32, so that it may as well be one."""
     readers = graph.consumers.get(name, [])
     return name not in graph.outputs and bool(readers) and all(_casts_to_float(node) for node, _ in readers)
-
-
-def integer_operators(graph: GraphView) -> Iterator[Finding]:
-    """Operators on integers, for which the parser has no layer."""
-    for node in graph.nodes:
-        if node.domain in DEFAULT_DOMAINS and node.op_type in _INTEGER_OPERATORS:
-            yield Finding(
-                "integer-operator",
-                place(node),
-                f"TensorRT has no {node.op_type}",
-                "Quantise with Q and DQ nodes around float operators (posedge deploy)",
-            )
 
 
 def _computed(graph: GraphView, name: str, where: str) -> Iterator[Finding]:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import onnx
 
-from .data_types import empty_tensors, integer_operators, non_finite_weights, wide_tensors
+from .data_types import empty_tensors, non_finite_weights, wide_tensors
 from .findings import EXPORT, Finding, first_line
 from .graph_view import GraphView
+from .operators import integer_operators, other_domains
 from .quantisation import quantisation
 from .structure import structure
 
@@ -38,5 +39,6 @@ def lint(model: onnx.ModelProto) -> list[Finding]:
         *empty_tensors(graph),
         *wide_tensors(graph),
         *integer_operators(graph),
+        *other_domains(graph),
         *quantisation(graph),
     ]

@@ -23,6 +23,7 @@ UNSOUND = frozenset(
         "inputs",
         "outputs",
         "no-nodes",
+        "local-function",
         "node-without-outputs",
         "tensor-data",
         "weight-type",
@@ -40,7 +41,7 @@ def structure(model: onnx.ModelProto) -> list[Finding]:
     try:
         if any(isinstance(name, bytes) for name in _names(main)):
             return [_NO_UTF8]
-        found = [*_versions(model), *_interface(main), *_nodes(main), *_tensors(main)]
+        found = [*_versions(model), *_functions(model), *_interface(main), *_nodes(main), *_tensors(main)]
         found = found or list(weight_types(GraphView(model)))
     except UnicodeDecodeError:
         return [_NO_UTF8]
@@ -71,6 +72,14 @@ def _versions(model: onnx.ModelProto) -> Iterator[Finding]:
     if model.ir_version not in IR_VERSIONS:
         known = f"{IR_VERSIONS[0]} to {IR_VERSIONS[-1]}"
         yield Finding("ir-version", "", f"IR version {model.ir_version} is outside {known}", EXPORT)
+
+
+def _functions(model: onnx.ModelProto) -> Iterator[Finding]:
+    """Functions of the model's own, into which no rule looks; on one that calls itself the parser crashes."""
+    for function in model.functions:
+        message = "it is a function of the model's own, and what is inside is not looked at"
+        cure = "Inline it (onnx.inliner.inline_local_functions), or export the model without functions"
+        yield Finding("local-function", function.name, message, cure)
 
 
 def _interface(graph: onnx.GraphProto) -> Iterator[Finding]:

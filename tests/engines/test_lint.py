@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.inliner
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -146,6 +147,46 @@ def test_integer_operators(graph_of):
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["x"], "dequantize0"),
     ]
     assert codes(graph_of(nodes)) == ["integer-operator", "computed-scale"]
+
+
+def in_other_domain(model: onnx.ModelProto, *operators: str) -> onnx.ModelProto:
+    """These operators become onnxruntime's own of the same name."""
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    for node in model.graph.node:
+        if node.op_type in operators:
+            node.domain = "com.microsoft"
+    return model
+
+
+@pytest.mark.parametrize("operator", ["QuantizeLinear", "DequantizeLinear", "Conv"])
+def test_operators_of_other_domains_that_are_called_as_onnxs(operator, conv_chain):
+    model = in_other_domain(conv_chain("int8", layers=1), operator)
+    found = lint(model)
+    assert {finding.code for finding in found} == {"other-domain"}
+    assert [finding.node for finding in found] == [n.name for n in model.graph.node if n.domain]
+    assert f"the {operator} of com.microsoft" in found[0].message
+
+
+def test_an_operator_that_onnx_does_not_have_is_left_to_the_parser(graph_of):
+    model = graph_of([helper.make_node("Plugin", ["input"], ["y"], "plugin0", domain="com.microsoft")])
+    assert lint(in_other_domain(model)) == []
+
+
+def test_functions_of_the_models_own(graph_of):
+    """Inside may be what is refused outside, here activations in uint8."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["a", "s"], ["q"], "quantize0"),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["b"], "dequantize0"),
+    ]
+    function = helper.make_function("local", "F", ["a", "s"], ["b"], nodes, [helper.make_opsetid("", 17)])
+    call = helper.make_node("F", ["input", "scale"], ["y"], "call", domain="local")
+    model = graph_of([call], [numpy_helper.from_array(np.array(0.05, np.float32), "scale")])
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    model.functions.append(function)
+    (finding,) = lint(model)
+    assert (finding.code, finding.node) == ("local-function", "F")
+    inlined = onnx.inliner.inline_local_functions(model)  # as the cure says
+    assert codes(inlined) == ["uint8-activation"]
 
 
 @pytest.mark.parametrize("scale", [0.0, -0.1, np.nan, np.inf])
