@@ -1,5 +1,6 @@
 """The rules in the order in which they are applied."""
 
+import stat
 from pathlib import Path
 
 import onnx
@@ -15,7 +16,10 @@ from .structure import structure
 def lint_file(path: Path) -> list[Finding]:
     """The findings of an ONNX file, in the order of the graph; a file that is no graph is a finding too."""
     try:
-        if path.stat().st_size == 0:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return [Finding("not-onnx", "", "it is not a regular file", "Name an ONNX file")]
+        if status.st_size == 0:
             return [Finding("empty-file", "", "the file is empty", EXPORT)]
         model = onnx.load(path)
     # protobuf, onnx and the system each have their own for a file they cannot read
