@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from ...export.passes.editing import Constants, drop_unread, replace_nodes
+from ...export.passes.editing import Constants, drop_unread, replace_nodes, set_attributes
 from .data_types import only_cast_to_float
 from .findings import MENDABLE, Finding
 from .graph_view import GraphView, axis_of, place
@@ -119,7 +119,8 @@ def _set_constant(
     if name in constants:
         constants.replace(node, index, value)
     elif len(graph.consumers[name]) == 1 and name not in graph.outputs:
-        graph.constants[name].CopyFrom(numpy_helper.from_array(value))
+        others = dict.fromkeys(("value_float", "value_floats", "value_int", "value_ints"))
+        set_attributes(graph.producers[name], **others, value=numpy_helper.from_array(value))
     else:
         node.input[index] = constants.add(f"{name}_mended", value)
 

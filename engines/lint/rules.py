@@ -1,12 +1,13 @@
 """The rules in the order in which they are applied."""
 
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 
 from .data_types import empty_tensors, non_finite_weights, wide_tensors
-from .findings import EXPORT, Finding, first_line
+from .findings import EXPORT, Finding, first_line, unmendable
 from .graph_view import GraphView
 from .operators import integer_operators, other_domains
 from .quantisation import quantisation
@@ -33,16 +34,19 @@ def lint(model: onnx.ModelProto) -> list[Finding]:
     """The findings of a model, in the order of the graph. An empty list means that it may be built.
 
     The rules on types, weights and quantisation are applied only to a graph that is sound as a structure.
+    Graphs inside nodes (of If, Loop, Scan) are looked at after the one around them.
     """
     unsound = structure(model)
     if unsound:
         return unsound
     graph = GraphView(model)
-    return [
-        *non_finite_weights(graph),
-        *empty_tensors(graph),
-        *wide_tensors(graph),
-        *integer_operators(graph),
-        *other_domains(graph),
-        *quantisation(graph),
-    ]
+    return [*_of(graph), *(unmendable(finding) for inner in graph.inner() for finding in _of(inner))]
+
+
+def _of(graph: GraphView) -> Iterator[Finding]:
+    yield from non_finite_weights(graph)
+    yield from empty_tensors(graph)
+    yield from wide_tensors(graph)
+    yield from integer_operators(graph)
+    yield from other_domains(graph)
+    yield from quantisation(graph)

@@ -141,6 +141,57 @@ def test_an_infinite_bound_of_a_clip_is_legitimate(graph_of):
     ) == ["non-finite-weights"]
 
 
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"value_float": np.nan},
+        {"value_floats": [np.nan]},
+        {"value": numpy_helper.from_array(np.float32([np.nan]))},
+    ],
+)
+def test_a_constant_node_that_is_not_finite(held, graph_of):
+    nodes = [
+        helper.make_node("Constant", [], ["k"], "constant0", **held),
+        helper.make_node("Max", ["input", "k"], ["y"], "max0"),
+    ]
+    (finding,) = lint(graph_of(nodes))
+    assert (finding.code, finding.node) == ("non-finite-weights", "k")
+
+
+@pytest.mark.parametrize(
+    ("operator", "held"),
+    [("LeakyRelu", {"alpha": np.nan}), ("Resize", {"cubic_coeff_a": np.nan})],
+)
+def test_an_attribute_that_is_nan(operator, held, graph_of):
+    inputs = ["input", "", "scales"] if operator == "Resize" else ["input"]
+    scales = numpy_helper.from_array(np.ones(4, np.float32), "scales")
+    (finding,) = lint(graph_of([helper.make_node(operator, inputs, ["y"], "node0", **held)], [scales]))
+    assert (finding.code, finding.node) == ("non-finite-weights", "node0")
+
+
+@pytest.mark.parametrize("through", [[], ["Identity"], ["Cast", "Identity"]])
+def test_an_infinity_in_a_product(through, graph_of):
+    nodes, name = [], "k"
+    for operator in through:
+        more = {"to": TensorProto.FLOAT} if operator == "Cast" else {}
+        nodes.append(helper.make_node(operator, [name], [f"{name}_"], f"{operator}0", **more))
+        name += "_"
+    nodes.append(helper.make_node("Mul", ["input", name], ["y"], "mul0"))
+    (finding,) = lint(graph_of(nodes, [numpy_helper.from_array(np.array(np.inf, np.float32), "k")]))
+    assert (finding.code, finding.node) == ("non-finite-weights", "k")
+
+
+def test_data_of_a_node_that_do_not_fill_their_shape(graph_of):
+    value = numpy_helper.from_array(np.ones(4, np.float32))
+    value.raw_data = value.raw_data[:-4]
+    nodes = [
+        helper.make_node("Constant", [], ["k"], "constant0", value=value),
+        helper.make_node("Mul", ["input", "k"], ["y"], "mul0"),
+    ]
+    (finding,) = lint(graph_of(nodes))
+    assert (finding.code, finding.node) == ("tensor-data", "constant0")
+
+
 def test_integer_operators(graph_of):
     nodes = [
         helper.make_node("DynamicQuantizeLinear", ["input"], ["q", "s", "z"], "dynamic0"),
