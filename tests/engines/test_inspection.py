@@ -78,8 +78,8 @@ def test_an_engine_of_an_unknown_library_is_not_guessed_at(conv_chain) -> None:
 
 
 needs_rtx = pytest.mark.skipif(
-    not (installed_version(flavour_named("tensorrt_rtx")) or "").startswith("1.7."),
-    reason="the text of TensorRT-RTX 1.7 is known",
+    not (installed_version(flavour_named("tensorrt_rtx")) or "").startswith("1.7.1."),
+    reason="the text of TensorRT-RTX 1.7.1 is known",
 )
 
 
@@ -123,12 +123,13 @@ def test_a_layer_that_was_asked_for_int8_and_is_float_is_named(conv_chain, saved
 @needs_rtx
 def test_the_text_of_another_version_is_not_read(conv_chain, saved, out: Path) -> None:
     build_engine(saved(conv_chain()), out / "engine", flavour="tensorrt_rtx")
-    engine = bytearray((out / "engine").read_bytes())
-    assert read_rtx_engine(bytes(engine)).layers
-    engine[25] = 8
-    reading = read_rtx_engine(bytes(engine))
-    assert reading.layers is None
-    assert reading.source.startswith("not known: TensorRT-RTX 1.8")
+    engine = (out / "engine").read_bytes()
+    assert read_rtx_engine(engine).layers
+    for other in ((1, 7, 0), (1, 7, 2), (1, 8, 1)):
+        reading = read_rtx_engine(engine[:24] + bytes(other) + engine[27:])
+        assert reading.layers is None
+        dotted = ".".join(map(str, other))
+        assert reading.source.startswith(f"not known: TensorRT-RTX {dotted} wrote it")
 
 
 @pytest.mark.parametrize("engine", [b"", b"vtrt", bytes(200), b"vtrt" + bytes(20) + b"\1\7\1" + bytes(100)])

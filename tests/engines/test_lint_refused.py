@@ -122,8 +122,8 @@ def test_the_builder_refuses_what_the_lint_refuses(conv_chain, graph_of, tmp_pat
 
 
 @pytest.mark.skipif(
-    not (installed_version(flavour_named("tensorrt_rtx")) or "").startswith("1.7."),
-    reason="the text of TensorRT-RTX 1.7 is known",
+    not (installed_version(flavour_named("tensorrt_rtx")) or "").startswith("1.7.1."),
+    reason="the text of TensorRT-RTX 1.7.1 is known",
 )
 def test_the_builder_silently_computes_in_float_what_the_lint_finds(conv_chain, tmp_path: Path) -> None:
     def int8() -> onnx.ModelProto:
