@@ -79,6 +79,12 @@ def _mend(path: Path, output: Path, as_json: bool) -> int:
         raise OutputError(
             f"{output}: the mended graph needs a file of its own; name another with --mend FILE"
         )
+    if output.exists() and not output.is_file():
+        raise OutputError(f"{output}: this is not a regular file; name another with --mend FILE")
+    if not output.parent.is_dir():
+        raise OutputError(
+            f"{output}: there is no directory {output.parent}; make it, or name another file with --mend FILE"
+        )
     unreadable = [finding for finding in lint_file(path) if finding.code in ("empty-file", "not-onnx")]
     if unreadable:
         raise GraphError(f"{path}: {unreadable[0].message}. {unreadable[0].cure}")

@@ -1,13 +1,14 @@
 """`posedge inspect`: graphs and bundles, for people and machines."""
 
 import json
+import os
 import random
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from posedge.cli import main
 from posedge.engines.flavours import flavour_named, installed_version
@@ -102,7 +103,7 @@ def test_damaged_graphs_are_told_and_never_end_in_a_traceback(
 
 def test_a_graph_is_mended(graph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with_scale(graph, [0.1])
-    before, output = graph.read_bytes(), tmp_path / "new" / "mended.onnx"
+    before, output = graph.read_bytes(), tmp_path / "mended.onnx"
     assert main(["inspect", str(graph), "--mend", str(output)]) == 0
     assert f"{output}: 10 findings mended" in capsys.readouterr().out
     assert graph.read_bytes() == before
@@ -136,6 +137,47 @@ def test_a_mend_replaces_no_graph(graph: Path, capsys: pytest.CaptureFixture[str
     assert "needs a file of its own" in capsys.readouterr().err
 
 
+def test_a_mend_makes_no_directories(graph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_scale(graph, [0.1])
+    assert main(["inspect", str(graph), "--mend", str(tmp_path / "new" / "mended.onnx")]) == 1
+    assert f"there is no directory {tmp_path / 'new'}" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_mend_replaces_what_is_no_file_by_none(
+    make, graph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_scale(graph, [0.1])
+    make(tmp_path / "other")
+    assert main(["inspect", str(graph), "--mend", str(tmp_path / "other")]) == 1
+    assert "--mend FILE" in capsys.readouterr().err
+    assert not (tmp_path / "other").is_file()
+
+
+@pytest.mark.parametrize("mend", [[], ["--mend", "mended.onnx"]])
+def test_a_device_is_no_graph(mend: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "/dev/zero", *mend]) == 1
+    said = capsys.readouterr()
+    assert "not a regular file" in said.out + said.err
+
+
+def test_half_weights_of_constant_nodes_are_mended(tmp_path: Path) -> None:
+    """One that a single layer reads, and one that two read; both are declared as float16 beside."""
+    model = probe_graph("fp32")
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    convs[2].input[1] = convs[1].input[1]
+    for name in {convs[0].input[1], convs[1].input[1]}:
+        half = numpy_helper.from_array(numpy_helper.to_array(weights[name]).astype(np.float16))
+        model.graph.initializer.remove(weights[name])
+        model.graph.node.insert(0, helper.make_node("Constant", [], [name], f"constant_{name}", value=half))
+        model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT16, half.dims))
+    onnx.save(model, tmp_path / "half.onnx")
+    assert main(["inspect", str(tmp_path / "half.onnx"), "--mend", str(tmp_path / "mended.onnx")]) == 0
+    assert main(["inspect", str(tmp_path / "mended.onnx")]) == 0
+
+
 def test_a_bundle(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(bundle)]) == 0
     said = capsys.readouterr().out
@@ -154,7 +196,7 @@ def test_an_engine_is_compared_with_its_graph(bundle: Path, capsys: pytest.Captu
     assert (variant["engine"], variant["asked_shares"]) == ("int8.engine", {"INT8": 1})
     assert variant["engine_bytes"] == (bundle / "int8.engine").stat().st_size
     assert variant["built_with"].startswith("tensorrt_rtx ")
-    if variant["built_with"].startswith("tensorrt_rtx 1.7."):  # whose text is known
+    if variant["built_with"].startswith("tensorrt_rtx 1.7.1."):  # whose text is known
         assert (variant["got_shares"], variant["lost_int8"]) == ({"INT8": 1}, [])
 
 

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from ...runtime.target import Target, mismatch, target_here
-from ..flavours import flavour_named, installed_version
+from ...runtime.target import Target
 from .engine_layers import EngineLayer, Reading
 from .graph_summary import AskedLayer, asked_layers, shares
 from .inspector_child import ask_inspector
@@ -114,20 +113,8 @@ def _read(engine: EngineFile | None) -> Reading:
     if engine.target.library == "tensorrt_rtx":
         return read_rtx_engine(engine.data)
     if engine.target.library == "tensorrt":
-        return _ask(engine)
+        return ask_inspector(engine.data, engine.target)
     return Reading(None, f"not known: {engine.built_with} built the engine")
-
-
-def _ask(engine: EngineFile) -> Reading:
-    """What the inspector says; nothing is loaded that was built for another version or another device."""
-    flavour = flavour_named(engine.target.library)
-    version = installed_version(flavour)
-    if version is not None:
-        here = target_here(flavour.name, version)
-        reason = mismatch(engine.target, here)
-        if reason is not None:
-            return Reading(None, f"not known: {reason} (built: {engine.target}; here: {here})")
-    return ask_inspector(engine.data, flavour)
 
 
 def _report(layer: AskedLayer, reading: Reading, quantisers: set[str]) -> LayerReport:

@@ -1,15 +1,19 @@
-"""TensorRT's engine inspector, in a process of its own: ``python -m ... FLAVOUR``, with the engine as input.
+"""TensorRT's engine inspector, in a process of its own: ``python -m ... TARGET``, with the engine as input.
 
 Loading an engine is running code, which may crash; a report of it must not crash with it. It needs the GPU
 that the engine was built for. The child gets bytes and no path, so that what is loaded is what was checked.
+It loads nothing that was built for another version or another device: it has the library, which knows its own
+version where the package's metadata are missing, as those of a system package may be.
 """
 
+import json
 import os
 import subprocess
 import sys
 from typing import Any
 
-from ..flavours import Flavour, import_first
+from ...runtime.target import Target, mismatch, target_from_dict, target_here, target_to_dict
+from ..flavours import flavour_named, import_first
 from .engine_layers import Reading
 from .inspector_json import read_inspector
 
@@ -17,13 +21,14 @@ _TIME_LIMIT_S = 120.0
 _REFUSED = 3
 
 
-def ask_inspector(engine: bytes, flavour: Flavour, time_limit_s: float = _TIME_LIMIT_S) -> Reading:
+def ask_inspector(engine: bytes, built: Target, time_limit_s: float = _TIME_LIMIT_S) -> Reading:
     """What the library's inspector says of an engine, or why it says nothing.
 
-    engine: its hash must have been checked, as ``Bundle.read`` does.
+    engine: its hash must have been checked, as ``Bundle.read`` does. built: what it was built for.
     """
+    flavour = flavour_named(built.library)
     # "python -m" would look for modules in the user's directory first, hence "/"
-    command = [sys.executable, "-m", f"{__package__}.inspector_child", flavour.name]
+    command = [sys.executable, "-m", f"{__package__}.inspector_child", json.dumps(target_to_dict(built))]
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
     try:
@@ -46,14 +51,17 @@ def ask_inspector(engine: bytes, flavour: Flavour, time_limit_s: float = _TIME_L
     return Reading(None, f"not known: {reason}")
 
 
-def main(name: str) -> tuple[int, str]:
+def main(built_for: str) -> tuple[int, str]:
     """Exit status 0 and the inspector's JSON, or another and what is wrong on one line."""
-    from ..flavours import flavour_named
-
+    built = target_from_dict(json.loads(built_for))
     try:
-        flavour, library = import_first([flavour_named(name)])
+        flavour, library = import_first([flavour_named(built.library)])
     except Exception as error:  # a missing or broken library; the report says which
         return _REFUSED, str(error).splitlines()[0]
+    here = target_here(flavour.name, library.__version__)
+    reason = mismatch(built, here)
+    if reason is not None:
+        return _REFUSED, f"{reason} (built: {built}; here: {here})"
     trt: Any = library
     loaded = trt.Runtime(_logger(trt)).deserialize_cuda_engine(sys.stdin.buffer.read())
     if loaded is None:

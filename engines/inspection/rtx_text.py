@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from .engine_layers import EngineLayer, Reading, onnx_nodes, widest
 
-KNOWN_VERSION = (1, 7)
+KNOWN_VERSION = (1, 7, 1)
 
 _MAGIC = b"vtrt"
 _VERSION_OFFSET = 24
@@ -26,7 +26,7 @@ def read_rtx_engine(engine: bytes) -> Reading:
         return Reading(None, "not known: this is no engine of TensorRT-RTX")
     version = tuple(engine[_VERSION_OFFSET : _VERSION_OFFSET + 3])
     dotted = ".".join(str(part) for part in version)
-    if version[:2] != KNOWN_VERSION:
+    if version != KNOWN_VERSION:
         known = ".".join(str(part) for part in KNOWN_VERSION)
         return Reading(
             None, f"not known: TensorRT-RTX {dotted} wrote it, and only the text of {known} is known"

@@ -1,6 +1,6 @@
 """Finding: one thing that is wrong with a graph."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 EXPORT = "Export the model again (posedge deploy)"
 REQUANTISE = "Quantise the graph again (posedge deploy)"
@@ -23,6 +23,11 @@ class Finding:
     def __str__(self) -> str:
         place = f" at {self.node!r}" if self.node else ""
         return f"{self.code}{place}: {self.message}. {self.cure}"
+
+
+def unmendable(finding: Finding) -> Finding:
+    """The same for a place where nothing is mended: inside a node."""
+    return replace(finding, cure=EXPORT) if finding.cure == MENDABLE else finding
 
 
 def first_line(error: Exception) -> str:

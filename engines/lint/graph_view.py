@@ -1,6 +1,6 @@
 """GraphView: the lookups that several rules share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import numpy as np
 import onnx
@@ -12,27 +12,53 @@ DEFAULT_DOMAINS = ("", "ai.onnx")
 # larger constants cannot be shapes, which is all that inference reads of values
 _SHAPE_VALUES = 64
 
+# of a Constant node: the attribute's name, the field that holds it, its type
+_NUMBERS: dict[str, tuple[str, type[np.generic]]] = {
+    "value_float": ("f", np.float32),
+    "value_floats": ("floats", np.float32),
+    "value_int": ("i", np.int64),
+    "value_ints": ("ints", np.int64),
+}
+
 
 class GraphView:
-    """An index over the top level of a graph; it goes stale when the graph is edited."""
+    """An index over a graph, the model's own or one inside a node; it goes stale when the graph is edited.
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        graph = model.graph
-        self.model = model
+    A graph inside a node (of If, Loop or Scan) sees the constants and producers of the graphs around it, and
+    counts as a reader of what it reads from there. ``own_constants`` are those of this graph alone.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        graph: onnx.GraphProto | None = None,
+        outer: "GraphView | None" = None,
+        place_in_outer: tuple[int, int] = (0, 0),
+    ) -> None:
+        """graph: the model's own by default. place_in_outer: of one inside a node, which node and body."""
+        graph = model.graph if graph is None else graph
+        self.model, self.graph, self.outer, self._place = model, graph, outer, place_in_outer
         self.nodes = list(graph.node)
         self.outputs = frozenset(value.name for value in graph.output)
-        self.producers = {output: node for node in graph.node for output in node.output if output}
+        self.own_constants = dict(_constants(graph))
+        self.constants: dict[str, onnx.TensorProto] = {} if outer is None else dict(outer.constants)
+        self.constants.update(self.own_constants)
+        self.producers: dict[str, onnx.NodeProto] = {} if outer is None else dict(outer.producers)
+        self.producers.update((output, node) for node in graph.node for output in node.output if output)
         self.consumers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
-        for node in graph.node:
-            for index, name in enumerate(node.input):
-                self.consumers.setdefault(name, []).append((node, index))
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        for node in graph.node:
-            if node.op_type == "Constant":
-                for attribute in node.attribute:
-                    if attribute.name == "value":
-                        self.constants[node.output[0]] = attribute.t
+        for node, index in _readers(graph):
+            self.consumers.setdefault(node.input[index], []).append((node, index))
+        self._inferred: onnx.GraphProto | None = None
         self._types: dict[str, int] | None = None
+        self._path: frozenset[str] | None = None
+
+    def inner(self) -> Iterator["GraphView"]:
+        """The graphs inside the nodes of this one, and those inside of them."""
+        for node_index, node in enumerate(self.nodes):
+            for body_index, body in enumerate(bodies(node)):
+                view = GraphView(self.model, body, self, (node_index, body_index))
+                yield view
+                yield from view.inner()
 
     def value(self, name: str) -> NDArray[np.generic] | None:
         """The constant of that name as an array, None for a computed tensor."""
@@ -42,8 +68,20 @@ class GraphView:
     def type_of(self, name: str) -> int:
         """The TensorProto data type of a tensor, UNDEFINED where it cannot be inferred."""
         if self._types is None:
-            self._types = _element_types(self.model)
+            self._types = _element_types(self.graph, self._inferred_graph())
+        if name not in self._types and self.outer is not None:
+            return self.outer.type_of(name)
         return self._types.get(name, TensorProto.UNDEFINED)
+
+    def _inferred_graph(self) -> onnx.GraphProto:
+        """This graph with the types that inference adds; it goes into the graphs inside nodes too."""
+        if self._inferred is None:
+            if self.outer is None:
+                self._inferred = _inferred(self.model)
+            else:
+                node, body = self._place
+                self._inferred = bodies(self.outer._inferred_graph().node[node])[body]
+        return self._inferred
 
     def quantisers(self) -> Iterator[onnx.NodeProto]:
         """The QuantizeLinear and DequantizeLinear nodes."""
@@ -66,13 +104,71 @@ class GraphView:
             else:
                 yield node, index
 
-    def data_path(self) -> set[str]:
-        """The tensors that depend on the values of the graph's input, and not on its shape alone."""
-        reached = {value.name for value in self.model.graph.input} - set(self.constants)
-        for node in self.nodes:  # ONNX demands that they are in topological order
-            if node.op_type not in ("Shape", "Size") and reached.intersection(node.input):
-                reached.update(output for output in node.output if output)
-        return reached
+    def data_path(self) -> frozenset[str]:
+        """The tensors that depend on the values of the model's input, and not on its shape alone."""
+        if self._path is None:
+            if self.outer is None:
+                reached = {value.name for value in self.graph.input} - set(self.constants)
+            else:
+                outside = self.outer.data_path()
+                reached = _reached_inputs(self.outer.nodes[self._place[0]], self.graph, outside) | outside
+            self._path = frozenset(_reached(self.graph, reached))
+        return self._path
+
+
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs inside a node, in the order of its attributes."""
+    return [
+        graph
+        for attribute in node.attribute
+        for graph in ([attribute.g] if attribute.HasField("g") else attribute.graphs)
+    ]
+
+
+def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Initializers, and what Constant nodes hold as a tensor, a number or a list of numbers."""
+    yield from ((tensor.name, tensor) for tensor in graph.initializer)
+    for node in graph.node:
+        if node.op_type != "Constant" or not node.output:
+            continue
+        for attribute in node.attribute:
+            if attribute.name == "value":
+                yield node.output[0], attribute.t
+            elif attribute.name in _NUMBERS:
+                field, kind = _NUMBERS[attribute.name]
+                values = np.asarray(getattr(attribute, field), kind)
+                yield node.output[0], numpy_helper.from_array(values)
+
+
+def _readers(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, int]]:
+    """Who reads at which input: the nodes, and those of inner graphs that read from outside of these."""
+    for node in graph.node:
+        yield from ((node, index) for index in range(len(node.input)))
+        for body in bodies(node):
+            own = {value.name for value in (*body.input, *body.initializer)}
+            own.update(output for inner in body.node for output in inner.output)
+            yield from ((inner, i) for inner, i in _readers(body) if inner.input[i] not in own)
+
+
+def _reached(graph: onnx.GraphProto, outside: Set[str]) -> set[str]:
+    """What depends on the tensors ``outside``, themselves included."""
+    reached = set(outside)
+    for node in graph.node:  # ONNX demands that they are in topological order
+        if node.op_type in ("Shape", "Size"):
+            continue
+        through = not reached.isdisjoint(node.input)
+        for body in bodies(node):
+            inside = _reached(body, reached | _reached_inputs(node, body, reached))
+            through = through or any(value.name in inside for value in body.output)
+        if through:
+            reached.update(output for output in node.output if output)
+    return reached
+
+
+def _reached_inputs(node: onnx.NodeProto, body: onnx.GraphProto, reached: Set[str]) -> set[str]:
+    """The inputs of a Loop's or Scan's graph that get such a tensor: in the order of the node's own."""
+    pairs = zip(body.input, node.input, strict=False)  # an If hands nothing to its graphs
+    return {value.name for value, name in pairs if name in reached}
 
 
 def place(node: onnx.NodeProto) -> str:
@@ -96,8 +192,8 @@ def quantised_type(graph: GraphView, node: onnx.NodeProto) -> int | None:
     return int(given[0]) if given and given[0] else int(TensorProto.UINT8)  # the standard's default
 
 
-def _element_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Types by tensor. Large weights are left out of what is inferred, so that they are not copied."""
+def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
+    """The graph with types. Large weights are left out of what is inferred, so that they are not copied."""
     graph = model.graph
     small = [tensor for tensor in graph.initializer if np.prod(tensor.dims) <= _SHAPE_VALUES]
     kept = {tensor.name for tensor in small} | {value.name for value in graph.input}
@@ -112,9 +208,12 @@ def _element_types(model: onnx.ModelProto) -> dict[str, int]:
         ir_version=model.ir_version,
     )
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton).graph
+        return onnx.shape_inference.infer_shapes(skeleton).graph
     except Exception:  # onnx has several for graphs that its checker is to refuse
-        inferred = skeleton.graph
+        return skeleton.graph
+
+
+def _element_types(graph: onnx.GraphProto, inferred: onnx.GraphProto) -> dict[str, int]:
     types = {tensor.name: int(tensor.data_type) for tensor in graph.initializer}
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
         types[value.name] = int(value.type.tensor_type.elem_type)

@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from ...export.passes.editing import Constants, drop_unread, replace_nodes
+from ...export.passes.editing import Constants, drop_unread, replace_nodes, set_attributes
 from .data_types import only_cast_to_float
 from .findings import MENDABLE, Finding
 from .graph_view import GraphView, axis_of, place
@@ -23,7 +23,8 @@ def mend(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Finding]]:
     Every mend is exact: the graph computes the same numbers, where it computed any. What is left is for
     ``lint`` to say of the result.
     """
-    result = onnx.ModelProto.FromString(model.SerializeToString())
+    result = onnx.ModelProto()
+    result.CopyFrom(model)  # which, other than serialising, has no limit of 2 GB
     mended: list[Finding] = []
     for _ in range(len(_MENDS) + 1):  # what hid behind a finding may show up once that is gone
         found = [finding for finding in lint(result) if finding.cure == MENDABLE]
@@ -31,9 +32,20 @@ def mend(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Finding]]:
             break
         for code in dict.fromkeys(finding.code for finding in found):
             _MENDS[code](result)
+        _forget_types(result)
         left = lint(result)
         mended += [finding for finding in found if finding not in left]
     return result, mended
+
+
+def _forget_types(model: onnx.ModelProto) -> None:
+    """What the graph says beside of the types and shapes of constants, which may be others now."""
+    constants = GraphView(model).constants
+    kept = [value for value in model.graph.value_info if value.name not in constants]
+    if len(kept) < len(model.graph.value_info):
+        copies = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
+        del model.graph.value_info[:]
+        model.graph.value_info.extend(copies)
 
 
 def _drop_nodes_without_outputs(model: onnx.ModelProto) -> None:
@@ -50,7 +62,7 @@ def _widen_half_weights(model: onnx.ModelProto) -> None:
             for index, name in enumerate(node.input[1:], 1):
                 value = graph.value(name)
                 if value is not None and value.dtype == np.float16:
-                    constants.replace(node, index, value.astype(np.float32))
+                    _set_constant(graph, constants, node, index, value.astype(np.float32))
 
 
 def _narrow_doubles(model: onnx.ModelProto) -> None:
@@ -106,8 +118,9 @@ def _set_constant(
     name = node.input[index]
     if name in constants:
         constants.replace(node, index, value)
-    elif len(graph.consumers[name]) == 1:
-        graph.constants[name].CopyFrom(numpy_helper.from_array(value))
+    elif len(graph.consumers[name]) == 1 and name not in graph.outputs:
+        others = dict.fromkeys(("value_float", "value_floats", "value_int", "value_ints"))
+        set_attributes(graph.producers[name], **others, value=numpy_helper.from_array(value))
     else:
         node.input[index] = constants.add(f"{name}_mended", value)
 

@@ -6,8 +6,8 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from ...export.light import without_weights
-from .findings import EXPORT, MENDABLE, Finding, first_line
-from .graph_view import DEFAULT_DOMAINS, GraphView, place
+from .findings import EXPORT, MENDABLE, Finding, first_line, unmendable
+from .graph_view import DEFAULT_DOMAINS, GraphView, bodies, place
 
 # TensorRT's parser documents 9 as the oldest opset; 25 is the newest of TensorRT 11
 OPSETS = range(9, 26)
@@ -23,6 +23,7 @@ UNSOUND = frozenset(
         "inputs",
         "outputs",
         "no-nodes",
+        "local-function",
         "node-without-outputs",
         "tensor-data",
         "weight-type",
@@ -38,16 +39,26 @@ def structure(model: onnx.ModelProto) -> list[Finding]:
     """The findings that leave nothing to look at further. onnx.checker is asked when there are no others."""
     main = model.graph
     try:
-        if any(isinstance(name, bytes) for name in _names(main)):
+        if any(isinstance(name, bytes) for graph in (main, *_inner(main)) for name in _names(graph)):
             return [_NO_UTF8]
-        found = [*_versions(model), *_interface(main), *_nodes(main), *_tensors(main)]
-        found = found or list(weight_types(GraphView(model)))
+        found = [*_versions(model), *_functions(model), *_interface(main), *_nodes(main), *_tensors(main)]
+        for graph in _inner(main):
+            found += [unmendable(finding) for finding in (*_nodes(graph), *_tensors(graph))]
+        found = found or list(_weight_types(GraphView(model)))
     except UnicodeDecodeError:
         return [_NO_UTF8]
     return found or list(_checker(model))
 
 
 _NO_UTF8 = Finding("invalid-onnx", "", "a name in the graph is not UTF-8", EXPORT)
+
+
+def _inner(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graphs inside nodes, and those inside of them."""
+    for node in graph.node:
+        for body in bodies(node):
+            yield body
+            yield from _inner(body)
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[str | bytes]:
@@ -73,6 +84,14 @@ def _versions(model: onnx.ModelProto) -> Iterator[Finding]:
         yield Finding("ir-version", "", f"IR version {model.ir_version} is outside {known}", EXPORT)
 
 
+def _functions(model: onnx.ModelProto) -> Iterator[Finding]:
+    """Functions of the model's own, into which no rule looks; on one that calls itself the parser crashes."""
+    for function in model.functions:
+        message = "it is a function of the model's own, and what is inside is not looked at"
+        cure = "Inline it (onnx.inliner.inline_local_functions), or export the model without functions"
+        yield Finding("local-function", function.name, message, cure)
+
+
 def _interface(graph: onnx.GraphProto) -> Iterator[Finding]:
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value.name for value in graph.input if value.name not in weights]
@@ -96,13 +115,25 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[Finding]:
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[Finding]:
-    """Weights whose data do not fill their shape, which onnx.checker lets pass."""
-    for tensor in graph.initializer:
+    """Weights whose data do not fill their shape, which onnx.checker lets pass; nodes hold some too."""
+    held = [
+        (place(node), attribute.t)
+        for node in graph.node
+        for attribute in node.attribute
+        if attribute.HasField("t")
+    ]
+    for name, tensor in [*((tensor.name, tensor) for tensor in graph.initializer), *held]:
         try:
             numpy_helper.to_array(tensor)
         except Exception as error:  # numpy's, protobuf's or onnx's, by what is wrong with the tensor
             message = f"its data do not fit its shape ({first_line(error)})"
-            yield Finding("tensor-data", tensor.name, message, EXPORT)
+            yield Finding("tensor-data", name, message, EXPORT)
+
+
+def _weight_types(graph: GraphView) -> Iterator[Finding]:
+    yield from weight_types(graph)
+    for inner in graph.inner():
+        yield from map(unmendable, weight_types(inner))
 
 
 def weight_types(graph: GraphView) -> Iterator[Finding]:

@@ -34,8 +34,7 @@ def replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
 
 def drop_unread(graph: GraphProto, names: Collection[str]) -> None:
     """Remove the constants among ``names`` that nothing reads any more, and what is said of lost tensors."""
-    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    lost = set(names) - read
+    lost = set(names) - set(_read(graph))
     replace_nodes(graph, [n for n in graph.node if n.op_type != "Constant" or n.output[0] not in lost])
     for field in (graph.initializer, graph.input, graph.value_info):
         kept = [

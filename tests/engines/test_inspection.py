@@ -1,6 +1,9 @@
 """Engines of TensorRT-RTX are inspected beside the graphs that they were built from."""
 
 import json
+import platform
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +21,7 @@ from posedge.engines.inspection.inspector_child import ask_inspector
 from posedge.engines.inspection.rtx_text import read_rtx_engine
 from posedge.runtime.target import Target
 
-TENSORRT = Target("tensorrt", "10.3.0", (87,), gpu="Orin", machine="aarch64")
+TENSORRT = Target("tensorrt", "10.3.0", (87,), gpu="Orin", machine=platform.machine())
 MACS = [8 * channels * 9 * 256 for channels in (3, 8, 8)]
 
 
@@ -78,8 +81,8 @@ def test_an_engine_of_an_unknown_library_is_not_guessed_at(conv_chain) -> None:
 
 
 needs_rtx = pytest.mark.skipif(
-    not (installed_version(flavour_named("tensorrt_rtx")) or "").startswith("1.7."),
-    reason="the text of TensorRT-RTX 1.7 is known",
+    not (installed_version(flavour_named("tensorrt_rtx")) or "").startswith("1.7.1."),
+    reason="the text of TensorRT-RTX 1.7.1 is known",
 )
 
 
@@ -123,12 +126,13 @@ def test_a_layer_that_was_asked_for_int8_and_is_float_is_named(conv_chain, saved
 @needs_rtx
 def test_the_text_of_another_version_is_not_read(conv_chain, saved, out: Path) -> None:
     build_engine(saved(conv_chain()), out / "engine", flavour="tensorrt_rtx")
-    engine = bytearray((out / "engine").read_bytes())
-    assert read_rtx_engine(bytes(engine)).layers
-    engine[25] = 8
-    reading = read_rtx_engine(bytes(engine))
-    assert reading.layers is None
-    assert reading.source.startswith("not known: TensorRT-RTX 1.8")
+    engine = (out / "engine").read_bytes()
+    assert read_rtx_engine(engine).layers
+    for other in ((1, 7, 0), (1, 7, 2), (1, 8, 1)):
+        reading = read_rtx_engine(engine[:24] + bytes(other) + engine[27:])
+        assert reading.layers is None
+        dotted = ".".join(map(str, other))
+        assert reading.source.startswith(f"not known: TensorRT-RTX {dotted} wrote it")
 
 
 @pytest.mark.parametrize("engine", [b"", b"vtrt", bytes(200), b"vtrt" + bytes(20) + b"\1\7\1" + bytes(100)])
@@ -154,6 +158,7 @@ class Runtime:
     def __init__(self, logger): self.logger = logger
     def deserialize_cuda_engine(self, data):
         print("a library may print what it likes")  # to standard output, as some do
+        print("loaded", file=open(os.environ["STAND_IN_LOADED"], "a"))
         if data == b"crash": os.abort()
         return Engine() if data == b"engine" else None
 
@@ -165,9 +170,38 @@ class Engine:
 """
 
 
+# a driver with one GPU, of SM 87
+DRIVER = """
+int cuInit(unsigned flags) { return 0; }
+int cuDriverGetVersion(int *version) { *version = 12060; return 0; }
+int cuDeviceGetCount(int *count) { *count = 1; return 0; }
+int cuDeviceGet(int *device, int index) { *device = index; return 0; }
+int cuDeviceGetName(char *name, int length, int device) { name[0] = 'O'; name[1] = 0; return 0; }
+int cuDeviceTotalMem_v2(unsigned long *bytes, int device) { *bytes = 1ul << 33; return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute - 75 ? 7 : 8; return 0; }
+"""
+
+
 @pytest.fixture
-def tensorrt_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for TensorRT 10, whose inspector says of ``conv_chain`` that conv1 is not in INT8."""
+def gpu_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the driver, for child processes."""
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc")
+    folder = tmp_path / "driver"
+    folder.mkdir()
+    command = ["gcc", "-w", "-shared", "-fPIC", "-x", "c", "-", "-o", str(folder / "libcuda.so.1")]
+    subprocess.run(command, input=DRIVER.encode(), check=True)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
+
+
+@pytest.fixture
+def tensorrt_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for TensorRT 10.3, whose inspector says of ``conv_chain`` that conv1 is not in INT8.
+
+    It has no metadata, as a system package may not. The file that is returned exists once it loaded one.
+    """
+    loaded = tmp_path / "loaded"
+    monkeypatch.setenv("STAND_IN_LOADED", str(loaded))
     kinds = {"conv0": "Int8", "conv1": "Half", "conv2": "Int8"}
     layers = [
         {
@@ -183,9 +217,10 @@ def tensorrt_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(STAND_IN % json.dumps({"Layers": layers, "Bindings": ["x", "y"]}))
     monkeypatch.syspath_prepend(package.parent)
+    return loaded
 
 
-@pytest.mark.usefixtures("tensorrt_here")
+@pytest.mark.usefixtures("tensorrt_here", "gpu_here")
 def test_a_tensorrt_engine_is_told_of_by_its_inspector(conv_chain) -> None:
     report = inspect_variant("int8", conv_chain("int8"), EngineFile("engine", b"engine", TENSORRT))
     assert report.source == "the engine inspector of tensorrt"
@@ -196,7 +231,7 @@ def test_a_tensorrt_engine_is_told_of_by_its_inspector(conv_chain) -> None:
     assert report.operations == {"CaskConvolution": 3}
 
 
-@pytest.mark.usefixtures("tensorrt_here")
+@pytest.mark.usefixtures("tensorrt_here", "gpu_here")
 @pytest.mark.parametrize(("content", "words"), [(b"other", "needs the GPU"), (b"crash", "exit status -6")])
 def test_an_engine_that_cannot_be_loaded_is_not_known(content, words, conv_chain) -> None:
     report = inspect_variant("int8", conv_chain("int8"), EngineFile("engine", content, TENSORRT))
@@ -205,21 +240,31 @@ def test_an_engine_that_cannot_be_loaded_is_not_known(content, words, conv_chain
     assert report.got_shares == {"not known": 1}
 
 
-@pytest.mark.usefixtures("tensorrt_here")
-def test_an_engine_for_another_device_is_not_loaded(conv_chain, tmp_path: Path) -> None:
-    package = tmp_path / "packages" / "tensorrt-10.3.0.dist-info"
-    package.mkdir()
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorrt\nVersion: 10.3.0\n")
-    other = replace(TENSORRT, machine="riscv64")
+@pytest.mark.usefixtures("gpu_here")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"machine": "riscv64"}, "it was built on another architecture (built: tensorrt 10.3"),
+        ({"sms": (86,)}, "it was built for other GPUs"),
+        ({"version": "10.4.0"}, "an engine runs only with the version of the library that built it"),
+    ],
+)
+def test_an_engine_for_another_device_or_version_is_not_loaded(
+    changes, words, conv_chain, tensorrt_here: Path
+) -> None:
+    other = replace(TENSORRT, **changes)
     report = inspect_variant("int8", conv_chain("int8"), EngineFile("engine", b"engine", other))
-    assert report.source.startswith("not known: it was built on another architecture (built: tensorrt 10.3")
+    assert report.source.startswith(f"not known: {words}")
     assert report.got_shares == {"not known": 1}
+    assert not tensorrt_here.exists()
+    inspect_variant("int8", conv_chain("int8"), EngineFile("engine", b"engine", TENSORRT))
+    assert tensorrt_here.exists()
 
 
 def test_the_inspector_answers_from_a_process_of_its_own() -> None:
     """Whatever is here, a library or none, a GPU or none: garbage has no layers and nothing crashes."""
     for name in ("tensorrt", "tensorrt_rtx"):
-        reading = ask_inspector(bytes(100), flavour_named(name))
+        reading = ask_inspector(bytes(100), Target(name, "10.3.0"))
         assert reading.layers is None
         assert reading.source.startswith("not known: ")
         assert "\n" not in reading.source

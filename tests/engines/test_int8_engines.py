@@ -21,8 +21,8 @@ from posedge.export.passes.fold_bias import FoldBias
 
 pytest.importorskip("tensorrt_rtx", reason="needs the extra tensorrt-rtx")
 pytestmark = pytest.mark.skipif(
-    not installed_version(flavour_named("tensorrt_rtx")).startswith("1.7."),
-    reason="the text of TensorRT-RTX 1.7 is known",
+    not installed_version(flavour_named("tensorrt_rtx")).startswith("1.7.1."),
+    reason="the text of TensorRT-RTX 1.7.1 is known",
 )
 
 

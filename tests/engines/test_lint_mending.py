@@ -52,6 +52,15 @@ def test_scales_of_one_number_become_scalars(conv_chain):
     assert [1] not in [list(tensor.dims) for tensor in result.graph.initializer]
 
 
+def test_a_list_of_one_number_in_a_constant_node_becomes_a_scalar(conv_chain):
+    model = conv_chain("int8", layers=1)
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["list"], "constant0", value_floats=[0.05]))
+    node_named(model, "quantize0").input[1] = "list"
+    replace(model, "zero", np.array([0], np.int8))
+    node_named(model, "dequantize0").input[1] = "list"
+    assert_mended(model, *["activation-scale-shape"] * 2)
+
+
 def test_scales_by_channel_are_not_mended(conv_chain):
     model = conv_chain("int8", layers=1)
     replace(model, "scale", np.full(3, 0.05, np.float32))

@@ -122,8 +122,8 @@ def test_the_builder_refuses_what_the_lint_refuses(conv_chain, graph_of, tmp_pat
 
 
 @pytest.mark.skipif(
-    not (installed_version(flavour_named("tensorrt_rtx")) or "").startswith("1.7."),
-    reason="the text of TensorRT-RTX 1.7 is known",
+    not (installed_version(flavour_named("tensorrt_rtx")) or "").startswith("1.7.1."),
+    reason="the text of TensorRT-RTX 1.7.1 is known",
 )
 def test_the_builder_silently_computes_in_float_what_the_lint_finds(conv_chain, tmp_path: Path) -> None:
     def int8() -> onnx.ModelProto:
@@ -137,6 +137,12 @@ def test_the_builder_silently_computes_in_float_what_the_lint_finds(conv_chain, 
                 node.attribute[0].i = axis
         return model
 
+    def in_other_domain(model: onnx.ModelProto) -> onnx.ModelProto:
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+        for node in model.graph.node:
+            node.domain = "" if node.op_type == "Relu" else "com.microsoft"
+        return model
+
     one_number = replace(replace(int8(), "scale", np.array([0.05], np.float32)), "zero", np.zeros(1, np.int8))
     # the precisions of both convolutions, and the code
     cases = {
@@ -145,6 +151,8 @@ def test_the_builder_silently_computes_in_float_what_the_lint_finds(conv_chain, 
         "mended": (mend(one_number)[0], ["INT8", "INT8"], None),
         "axis 1": (with_axis(1, "Conv"), ["INT8", "FP32"], "weight-axis"),
         "transposed": (with_axis(1, "ConvTranspose"), ["INT8", "FP32"], "transposed-weight-axis"),
+        "other domain": (in_other_domain(int8()), ["INT8", "INT8"], "other-domain"),
+        "axis 1 there": (in_other_domain(with_axis(1, "Conv")), ["INT8", "FP32"], "other-domain"),
     }
     for name, (model, _, code) in cases.items():
         assert {finding.code for finding in lint(model)} == ({code} if code else set())
