@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..calibration.macs import int8_share
+from ..export.graphs import load_graph
 from ..progress import SILENT, Progress
 from ..runtime.sessions.onnxruntime import OnnxRuntimeSession
 from ..runtime.spec import ModelSpec
@@ -65,6 +67,7 @@ def measure_variant(
         session_speed=_placed(alone, place),
         pipeline_speed=_placed(pipeline, place),
         engine_speed=NotMeasured(_ENGINE_NOT_RUN) if isinstance(engine, BuiltEngine) else engine,
+        int8_share=int8_share(load_graph(graph)),
     )
 
 
