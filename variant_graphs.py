@@ -84,6 +84,7 @@ class VariantGraphs:
             self.stage("int8", inputs, outputs, lambda: self._quantize(data))
         else:
             searched = {"budget": self.budget, "flip_test": self.flip_test, **self.data.content}
+            searched["record"] = 2  # its form
             self.stage("int8", inputs | searched, (*outputs, SEARCH_FILE), lambda: self._search(data))
         self._list_float_layers()
 
@@ -179,4 +180,8 @@ class VariantGraphs:
             f"{name} {found[name]['images']} (SHA-256 {found[name]['sha256'][:12]})"
             for name in ("searched", "confirming")
         )
-        return (f"INT8 search: {found['verdict']}.", f"INT8 search, every other image: {parts}.")
+        return (
+            f"INT8 search: {found['verdict']}.",
+            *(f"INT8 search, on the searched images: {line}." for line in found["curve"]),
+            f"INT8 search, every other image: {parts}.",
+        )

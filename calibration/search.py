@@ -11,7 +11,7 @@ slower the more is in float, so the first of them that keeps the budget is the f
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import CalibrationError
@@ -52,7 +52,7 @@ class Trial:
     def __str__(self) -> str:
         latency = "" if self.latency_ms is None else f"{self.latency_ms:.3f} ms, "
         return latency + (
-            f"{100 * self.int8_share:5.1f} % of the convolutions' MACs in INT8, "
+            f"{100 * self.int8_share:.1f} % of the convolutions' MACs in INT8, "
             f"{len(self.float_layers)} layers in float: drop {self.measured}"
         )
 
@@ -76,6 +76,14 @@ class SearchResult:
     met: bool
 
     @property
+    def curve(self) -> tuple[str, ...]:
+        """INT8 share against drop with its interval on the searched images, a line for each trial."""
+        return tuple(
+            f"{100 * trial.int8_share:.1f} % of the convolutions' MACs in INT8: drop {trial.measured}"
+            for trial in self.trials
+        )
+
+    @property
     def verdict(self) -> str:
         """One sentence for people."""
         if self.met:
@@ -86,6 +94,15 @@ class SearchResult:
                 ". Measure on more images, or accept more"
             )
         return f"the budget of {self.budget:g} cannot be met; the closest is {self.chosen}"
+
+
+def share_in_int8(
+    layers: Sequence[LayerSensitivity], macs: Mapping[str, int], kept: Collection[str]
+) -> float:
+    """What INT8 does of the work ``macs``, 0 to 1, when all of ``layers`` but ``kept`` are in it."""
+    total = sum(macs.values())
+    quantised = {layer.node for layer in layers} - set(kept)
+    return sum(macs.get(node, 0) for node in quantised) / total if total else 0.0
 
 
 Measure = Callable[[tuple[str, ...]], Drop]
@@ -175,12 +192,8 @@ class _Search:
 
     def _trial(self, level: int, measure: Measure) -> Trial:
         placement = self._placements[level]
-        return Trial(placement, self._share(placement), measure(placement), self._latencies.get(placement))
-
-    def _share(self, placement: tuple[str, ...]) -> float:
-        total = sum(self._macs.values())
-        kept = {layer.node for layer in self._layers} - set(placement)
-        return sum(self._macs.get(node, 0) for node in kept) / total if total else 0.0
+        share = share_in_int8(self._layers, self._macs, placement)
+        return Trial(placement, share, measure(placement), self._latencies.get(placement))
 
     def _result(self, chosen: Trial, met: bool) -> SearchResult:
         trials = tuple(self._trials[level] for level in sorted(self._trials))

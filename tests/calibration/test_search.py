@@ -61,6 +61,11 @@ def test_the_most_int8_that_keeps_the_budget(budget: float) -> None:
     assert result.chosen.int8_share == pytest.approx(1 - min(fitting))
     assert list(result.chosen.float_layers) == list(COSTS)[: len(result.chosen.float_layers)]
     assert len(measuring.asked) <= 6
+    assert [line.split(" %")[0] for line in result.curve] == [
+        f"{100 * trial.int8_share:.1f}" for trial in result.trials
+    ]
+    assert all(str(trial.measured) in line for trial, line in zip(result.trials, result.curve, strict=True))
+    assert "  " not in result.verdict
     shares = [trial.int8_share for trial in result.trials]
     assert shares == sorted(shares, reverse=True)
 
