@@ -56,8 +56,8 @@ class SearchJob:
             self._layers,
             self._macs,
             budget,
-            lambda kept: self._drop(kept, searched, "searched"),
-            lambda kept: self._drop(kept, confirming, "confirming"),
+            lambda kept: self._drop(kept, searched, "searched", budget),
+            lambda kept: self._drop(kept, confirming, "confirming", budget),
             None if self.latency is None else self._milliseconds,
         )
         self.progress.note("search: INT8 share against drop on the searched images, with its 95 % interval:")
@@ -122,15 +122,15 @@ class SearchJob:
         save_graph(self._calibration.quantized(kept), graph)
         return graph
 
-    def _drop(self, kept: tuple[str, ...], part: TaskData, name: str) -> Drop:
+    def _drop(self, kept: tuple[str, ...], part: TaskData, name: str, budget: float) -> Drop:
         """The drop of the variant with ``kept`` in float on one part of the images."""
         reference = self._found(None, part, name)
         drop = paired_drop(reference, self._found(kept, part, name))
-        result = Drop(drop.drop, drop.low, drop.high)
+        result = Drop(drop.drop, drop.low, drop.high, len(reference.images))
         share = 100 * share_in_int8(self._layers, self._macs, kept)
         self.progress.note(
             f"search: {len(kept)} layers in float on the {name} images: "
-            f"{share:.1f} % of the convolutions' MACs in INT8, drop {result}"
+            f"{share:.1f} % of the convolutions' MACs in INT8, {result.against(budget)}"
         )
         return result
 

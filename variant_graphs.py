@@ -84,7 +84,7 @@ class VariantGraphs:
             self.stage("int8", inputs, outputs, lambda: self._quantize(data))
         else:
             searched = {"budget": self.budget, "flip_test": self.flip_test, **self.data.content}
-            searched["record"] = 2  # its form
+            searched["record"] = 3  # its rules and form
             self.stage("int8", inputs | searched, (*outputs, SEARCH_FILE), lambda: self._search(data))
         self._list_float_layers()
 
