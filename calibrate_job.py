@@ -4,15 +4,14 @@ Nothing is evaluated here: what INT8 costs in accuracy, ``deploy`` says. The sta
 of deploy's, so that each takes up what the other has finished. Read ``calibrate_model`` first.
 """
 
-import re
 import textwrap
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .benchmarks.report.float_layers import float_lines, share_line
 from .benchmarks.report.sensitivity import read_layers, show_layers, write_layers
 from .benchmarks.report.sensitivity_plot import write_layer_plot
 from .benchmarks.report.table import WIDTH
@@ -40,8 +39,6 @@ LAYERS, LAYER_PLOT = "sensitivity.csv", "sensitivity.png"
 
 _BATCH = 4  # the more crops at once, the more memory for activations
 _VERIFIED_CROPS = 5
-_NAMED_LAYERS = 3
-_NAMED_REASONS = 8
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ class CalibratedModel:
             show_layers(self.layers)
             print()
         lines = [
-            f"INT8: {100 * self.int8_share:.1f} % of the convolutions' multiply-accumulates",
+            share_line(self.int8_share),
             *float_lines(self.float_layers),
             f"Calibrated: {self.described}",
             *self.notes,
@@ -108,29 +105,6 @@ class CalibratedModel:
                     line, WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
                 )
             )
-
-
-def float_lines(layers: "Sequence[FloatLayer]") -> list[str]:
-    """What stays in float as lines, layers of one kind and reason together, the largest group first."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for layer in layers:
-        # the reasons of single tensors name them; what is said of several is said once
-        reason = re.sub(r"^its input '.*?': ", "its input: ", layer.reason)
-        groups.setdefault((layer.operator, reason), []).append(layer.node)
-    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
-    lines = [
-        f"In float: {len(nodes)} {operator} ({_named(nodes)}): {reason}"
-        for (operator, reason), nodes in ordered[:_NAMED_REASONS]
-    ]
-    rest = Counter(operator for (operator, _), nodes in ordered[_NAMED_REASONS:] for _ in nodes)
-    if rest:
-        others = ", ".join(f"{count} {operator}" for operator, count in rest.items())
-        lines.append(f"In float: {others} for other reasons")
-    return lines
-
-
-def _named(nodes: Sequence[str]) -> str:
-    return ", ".join([*nodes[:_NAMED_LAYERS], *(["..."] if len(nodes) > _NAMED_LAYERS else [])])
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from .benchmarks.tasks import TaskData
 from .calibration.calibrate import Calibration, calibrate
 from .calibration.macs import convolution_macs
 from .calibration.recipe import Recipe
-from .calibration.search import Drop, SearchResult, search_placement
+from .calibration.search import Drop, SearchResult, search_placement, share_in_int8
 from .calibration.sensitivity import LayerSensitivity, measure_sensitivity
 from .export.graphs import save_graph
 from .files import sha256_bytes, sha256_file, write_text
@@ -53,13 +53,16 @@ class SearchJob:
         """
         searched, confirming = self.data.halves()
         result = search_placement(
-            self._sensitivity(),
-            convolution_macs(self._calibration.model),
+            self._layers,
+            self._macs,
             budget,
-            lambda kept: self._drop(kept, searched, "searched"),
-            lambda kept: self._drop(kept, confirming, "confirming"),
+            lambda kept: self._drop(kept, searched, "searched", budget),
+            lambda kept: self._drop(kept, confirming, "confirming", budget),
             None if self.latency is None else self._milliseconds,
         )
+        self.progress.note("search: INT8 share against drop on the searched images, with its 95 % interval:")
+        for line in result.curve:
+            self.progress.note(f"  {line}")
         self.progress.note(f"search: {result.verdict}")
         found = self._calibration.keeping_float(result.chosen.float_layers)
         save_graph(found.quantized(), self.directory / "int8.onnx")
@@ -68,6 +71,7 @@ class SearchJob:
             "searched": {"images": searched.described, "sha256": searched.images_sha256},
             "confirming": {"images": confirming.described, "sha256": confirming.images_sha256},
             "verdict": result.verdict,
+            "curve": result.curve,
             **asdict(result),
         }
         write_text(record, json.dumps(document, indent=1))
@@ -80,6 +84,10 @@ class SearchJob:
         return calibrate(self.graph, crops, self.recipe, data.images_sha256, self.progress, data.count)
 
     @cached_property
+    def _macs(self) -> dict[str, int]:
+        return convolution_macs(self._calibration.model)
+
+    @cached_property
     def _inputs(self) -> Mapping[str, Any]:
         return {
             "graph": sha256_file(self.graph),
@@ -87,7 +95,8 @@ class SearchJob:
             "recipe": asdict(self.recipe),
         }
 
-    def _sensitivity(self) -> tuple[LayerSensitivity, ...]:
+    @cached_property
+    def _layers(self) -> tuple[LayerSensitivity, ...]:
         record = f"{_DIRECTORY}/sensitivity.json"
 
         def work() -> None:
@@ -113,12 +122,16 @@ class SearchJob:
         save_graph(self._calibration.quantized(kept), graph)
         return graph
 
-    def _drop(self, kept: tuple[str, ...], part: TaskData, name: str) -> Drop:
+    def _drop(self, kept: tuple[str, ...], part: TaskData, name: str, budget: float) -> Drop:
         """The drop of the variant with ``kept`` in float on one part of the images."""
         reference = self._found(None, part, name)
         drop = paired_drop(reference, self._found(kept, part, name))
-        result = Drop(drop.drop, drop.low, drop.high)
-        self.progress.note(f"search: {len(kept)} layers in float on the {name} images: drop {result}")
+        result = Drop(drop.drop, drop.low, drop.high, len(reference.images))
+        share = 100 * share_in_int8(self._layers, self._macs, kept)
+        self.progress.note(
+            f"search: {len(kept)} layers in float on the {name} images: "
+            f"{share:.1f} % of the convolutions' MACs in INT8, {result.against(budget)}"
+        )
         return result
 
     def _found(self, kept: tuple[str, ...] | None, part: TaskData, name: str) -> PerImage:

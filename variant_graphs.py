@@ -7,7 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from .benchmarks.report.float_layers import float_lines, share_line
 from .benchmarks.tasks import TaskData
+from .calibration.placement import FloatLayer
 from .calibration.recipe import Recipe
 from .files import sha256_file, write_text
 from .progress import Progress
@@ -20,6 +22,7 @@ SEARCH_FILE = "search.json"
 _CALIBRATION_BATCH = 4  # the more crops at once, the more memory for activations
 _HALF_CROPS = 16  # extremes of activations, taken with a wide margin, need few crops
 _HALF_LAYERS = "measurements/fp16.float32_layers.json"
+_INT8_LAYERS = "measurements/int8.float_layers.json"
 _NAMED_LAYERS = 5
 
 Stage = Callable[[str, Mapping[str, Any], tuple[str, ...], Callable[[], None]], None]
@@ -81,7 +84,9 @@ class VariantGraphs:
             self.stage("int8", inputs, outputs, lambda: self._quantize(data))
         else:
             searched = {"budget": self.budget, "flip_test": self.flip_test, **self.data.content}
+            searched["record"] = 3  # its rules and form
             self.stage("int8", inputs | searched, (*outputs, SEARCH_FILE), lambda: self._search(data))
+        self._list_float_layers()
 
     def notes(self, variants: tuple[str, ...]) -> tuple[str, ...]:
         """What a reader of the report must know of the graphs of ``variants``."""
@@ -92,7 +97,7 @@ class VariantGraphs:
 
             note = few_crops_note(data.count)
             lines += [note] if note else []
-            lines += self._search_notes()
+            lines += [*self._int8_notes(), *self._search_notes()]
         return tuple(lines)
 
     def described(self) -> str:
@@ -130,6 +135,34 @@ class VariantGraphs:
         )
         job.run(self.budget, self.directory / SEARCH_FILE)
 
+    def _list_float_layers(self) -> None:
+        """Write what int8.onnx has in INT8 and what not; apart from int8, which is calibrate's too."""
+        graph, table = self.directory / "int8.onnx", self.directory / CALIBRATION_FILE
+
+        def work() -> None:
+            from .calibration.calibrate import Calibration, equalized_graph
+            from .calibration.macs import int8_share
+            from .calibration.table import load_table
+            from .export.graphs import load_graph
+
+            found = load_table(table)
+            layers = Calibration(found, equalized_graph(self.reference, found)).placement().float_layers
+            share = int8_share(load_graph(graph))
+            document = {"int8_share": share, "float_layers": [asdict(layer) for layer in layers]}
+            write_text(self.directory / _INT8_LAYERS, json.dumps(document, indent=1))
+
+        inputs = {
+            "graph": sha256_file(self.reference),
+            "int8": sha256_file(graph),
+            "table": sha256_file(table),
+        }
+        self.stage("int8 layers", inputs, (_INT8_LAYERS,), work)
+
+    def _int8_notes(self) -> tuple[str, ...]:
+        found = json.loads((self.directory / _INT8_LAYERS).read_text("utf-8"))
+        layers = [FloatLayer(**layer) for layer in found["float_layers"]]
+        return share_line(found["int8_share"]), *float_lines(layers)
+
     def _half_notes(self) -> tuple[str, ...]:
         record = self.directory / _HALF_LAYERS
         layers = json.loads(record.read_text("utf-8")) if record.is_file() else []
@@ -147,4 +180,8 @@ class VariantGraphs:
             f"{name} {found[name]['images']} (SHA-256 {found[name]['sha256'][:12]})"
             for name in ("searched", "confirming")
         )
-        return (f"INT8 search: {found['verdict']}.", f"INT8 search, every other image: {parts}.")
+        return (
+            f"INT8 search: {found['verdict']}.",
+            *(f"INT8 search, on the searched images: {line}." for line in found["curve"]),
+            f"INT8 search, every other image: {parts}.",
+        )

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..calibration.macs import int8_share
 from ..errors import MissingExtraError
+from ..export.graphs import load_graph
 from ..progress import SILENT, Progress
 from ..runtime.sessions import Session
 from ..runtime.sessions.onnxruntime import OnnxRuntimeSession
@@ -70,6 +72,7 @@ def measure_variant(
         session_speed=speed,
         pipeline_speed=_placed(pipeline, place),
         engine_speed=running if isinstance(running, NotMeasured) else speed,
+        int8_share=int8_share(load_graph(graph)),
     )
 
 

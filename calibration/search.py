@@ -2,17 +2,22 @@
 
 Layers go to float in the order of what their INT8 does to the outputs for each multiply-accumulate that it
 saves. Levels of that order are tried on one part of the images, coarse ones: between closer ones the accuracy
-of a few hundred images shows nothing but noise. The choice is confirmed on the other part, which it has not
-seen.
+of a few hundred images shows nothing but noise. Each level's layers in float contain those of the level
+before. The choice is confirmed on the other part, which it has not seen.
+
+No layer leaves INT8 for noise: a level is left for one with more in float only when the images show that it
+loses more than the budget, which is when the whole interval of its drop does. What the images cannot tell
+from the budget is called that, and nothing better.
 
 INT8 is not always faster: reformatting may cost more than it saves. Where latencies of the device are there,
 a level that another with more layers in float outruns, or equals, is not tried. The levels that are left get
-slower the more is in float, so the first of them that keeps the budget is the fastest that does.
+slower the more is in float, so the first of them that is not over the budget is the fastest that is not.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import CalibrationError
 from .sensitivity import LayerSensitivity
@@ -26,14 +31,42 @@ _HARMLESS = 1e-3
 # each try on the confirming images makes them a little less unseen
 _CONFIRMATIONS = 3
 
+# a drop holds a budget when its interval ends within this many budgets
+_CLEARLY_MORE = 2
+
+Outcome = Literal["holds", "undecided", "fails"]
+"""What images say of a drop and a budget."""
+
 
 @dataclass(frozen=True)
 class Drop:
-    """A drop of AP or top-1, and the ends of its 95 % interval over images; positive is worse."""
+    """A drop of AP or top-1, the ends of its 95 % interval over images, and how many; positive is worse."""
 
     drop: float
     low: float
     high: float
+    images: int
+
+    def outcome(self, budget: float) -> Outcome:
+        """Whether the drop keeps ``budget``.
+
+        fails: the whole interval is above the budget. holds: the drop is within the budget, and its interval
+        within twice the budget, so that the images exclude clearly more. undecided: they show neither.
+        """
+        if self.low > budget:
+            return "fails"
+        if self.drop <= budget and self.high <= _CLEARLY_MORE * budget:
+            return "holds"
+        return "undecided"
+
+    def against(self, budget: float) -> str:
+        """The drop and what it says of the budget, for people."""
+        words = {
+            "fails": "over the budget",
+            "undecided": f"which {self.images} images cannot tell from the budget",
+            "holds": "within the budget",
+        }
+        return f"drop {self}, {words[self.outcome(budget)]}"
 
     def __str__(self) -> str:
         return f"{self.drop:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
@@ -52,7 +85,7 @@ class Trial:
     def __str__(self) -> str:
         latency = "" if self.latency_ms is None else f"{self.latency_ms:.3f} ms, "
         return latency + (
-            f"{100 * self.int8_share:5.1f} % of the convolutions' MACs in INT8, "
+            f"{100 * self.int8_share:.1f} % of the convolutions' MACs in INT8, "
             f"{len(self.float_layers)} layers in float: drop {self.measured}"
         )
 
@@ -65,27 +98,57 @@ class SearchResult:
     trials: those on the searched images, from the most INT8 to the least: the curve. Where latencies are
         known, from the fastest to the slowest too.
     confirmations: those on the other images, in the order in which they were made.
-    chosen: the last one of ``trials`` that was confirmed; where none was, the one with the least drop.
-    met: whether it keeps the budget on both parts.
+    chosen: the last one of ``confirmations``; where all of them are over the budget, the one with the least
+        drop, and where there are none, that of ``trials``.
+    outcome: whether it keeps the budget on the images on which it was measured.
     """
 
     budget: float
     trials: tuple[Trial, ...]
     confirmations: tuple[Trial, ...]
     chosen: Trial
-    met: bool
+    outcome: Outcome
+
+    @property
+    def met(self) -> bool:
+        """Whether images that the search did not see show that the budget holds."""
+        return self.outcome == "holds"
+
+    @property
+    def curve(self) -> tuple[str, ...]:
+        """INT8 share against drop with its interval on the searched images, a line for each trial."""
+        return tuple(
+            f"{100 * trial.int8_share:.1f} % of the convolutions' MACs in INT8: "
+            f"{trial.measured.against(self.budget)}"
+            for trial in self.trials
+        )
 
     @property
     def verdict(self) -> str:
         """One sentence for people."""
-        if self.met:
-            return f"the budget of {self.budget:g} holds on images that the search did not see: {self.chosen}"
+        budget, images = f"the budget of {self.budget:g}", self.chosen.measured.images
+        if self.outcome == "holds":
+            return f"{budget} holds on {images} images that the search did not see: {self.chosen}"
+        if self.outcome == "undecided":
+            return (
+                f"the drop cannot be told from {budget} on {images} images that the search did not see: "
+                f"{self.chosen}. No layer is left in float for less than they show; measure on more images"
+            )
         if self.confirmations:
             return (
-                f"the budget of {self.budget:g} held on the searched images and not on others: {self.chosen}"
-                ". Measure on more images, or accept more"
+                f"{budget} does not hold on {images} images that the search did not see: {self.chosen}"
+                ". Accept more"
             )
-        return f"the budget of {self.budget:g} cannot be met; the closest is {self.chosen}"
+        return f"{budget} does not hold even with the least INT8; the closest is {self.chosen}"
+
+
+def share_in_int8(
+    layers: Sequence[LayerSensitivity], macs: Mapping[str, int], kept: Collection[str]
+) -> float:
+    """What INT8 does of the work ``macs``, 0 to 1, when all of ``layers`` but ``kept`` are in it."""
+    total = sum(macs.values())
+    quantised = {layer.node for layer in layers} - set(kept)
+    return sum(macs.get(node, 0) for node in quantised) / total if total else 0.0
 
 
 Measure = Callable[[tuple[str, ...]], Drop]
@@ -103,7 +166,8 @@ def search_placement(
     confirm: Measure,
     latency: Latency | None = None,
 ) -> SearchResult:
-    """The variant with the most INT8 whose drop stays within ``budget``; with ``latency``, the fastest one.
+    """The variant with the most INT8 that is not shown to drop more than ``budget``; with ``latency``, the
+    fastest one.
 
     layers: those that can be in INT8. macs: of all convolutions of the graph by their first output, those
         in float for other reasons too.
@@ -111,7 +175,7 @@ def search_placement(
     latency: asked once for each level, before any drop is measured.
 
     At most log2 of the number of levels and a few more trials are made. It stops at once when the level with
-    the least INT8 does not keep the budget either. Raises CalibrationError for a latency that is no positive
+    the least INT8 is over the budget too. Raises CalibrationError for a latency that is no positive
     number.
     """
     return _Search(layers, macs, budget, measure, confirm, latency).run()
@@ -145,21 +209,21 @@ class _Search:
         passing = 0
         if not self._keeps(0):
             if not self._keeps(last):
-                return self._result(min(self._trials.values(), key=lambda trial: trial.measured.drop), False)
+                return self._result(min(self._trials.values(), key=lambda trial: trial.measured.drop))
             passing = self._bisect(0, last)
         for level in range(passing, last + 1):
             if not self._keeps(level):
                 continue
             chosen = self._trial(level, self._confirm)
             self._confirmations.append(chosen)
-            if chosen.measured.drop <= self._budget:
-                return self._result(chosen, True)
+            if chosen.measured.outcome(self._budget) != "fails":
+                return self._result(chosen)
             if len(self._confirmations) == _CONFIRMATIONS:
                 break
-        return self._result(min(self._confirmations, key=lambda trial: trial.measured.drop), False)
+        return self._result(min(self._confirmations, key=lambda trial: trial.measured.drop))
 
     def _bisect(self, failing: int, passing: int) -> int:
-        """The first level that keeps the budget, between one that does not and one that does."""
+        """The first level that is not over the budget, between one that is and one that is not."""
         while passing - failing > 1:
             middle = (failing + passing) // 2
             if self._keeps(middle):
@@ -169,22 +233,20 @@ class _Search:
         return passing
 
     def _keeps(self, level: int) -> bool:
+        """Whether the searched images do not show that the level is over the budget."""
         if level not in self._trials:
             self._trials[level] = self._trial(level, self._measure)
-        return self._trials[level].measured.drop <= self._budget
+        return self._trials[level].measured.outcome(self._budget) != "fails"
 
     def _trial(self, level: int, measure: Measure) -> Trial:
         placement = self._placements[level]
-        return Trial(placement, self._share(placement), measure(placement), self._latencies.get(placement))
+        share = share_in_int8(self._layers, self._macs, placement)
+        return Trial(placement, share, measure(placement), self._latencies.get(placement))
 
-    def _share(self, placement: tuple[str, ...]) -> float:
-        total = sum(self._macs.values())
-        kept = {layer.node for layer in self._layers} - set(placement)
-        return sum(self._macs.get(node, 0) for node in kept) / total if total else 0.0
-
-    def _result(self, chosen: Trial, met: bool) -> SearchResult:
+    def _result(self, chosen: Trial) -> SearchResult:
         trials = tuple(self._trials[level] for level in sorted(self._trials))
-        return SearchResult(self._budget, trials, tuple(self._confirmations), chosen, met)
+        outcome = chosen.measured.outcome(self._budget)
+        return SearchResult(self._budget, trials, tuple(self._confirmations), chosen, outcome)
 
 
 def _not_outrun(placements: Sequence[tuple[str, ...]], latency: Latency) -> dict[tuple[str, ...], float]:
@@ -203,7 +265,8 @@ def _not_outrun(placements: Sequence[tuple[str, ...]], latency: Latency) -> dict
 
 
 def _levels(layers: Sequence[LayerSensitivity], macs: Mapping[str, int]) -> list[tuple[str, ...]]:
-    """The layers in float at each of LEVELS, the costliest for their work first."""
+    """The layers in float at each of LEVELS, the costliest for their work first, each with those of the level
+    before: what a layer costs and a level allows could else put it in one level and not in the next."""
     total = sum(macs.values())
 
     def cost(layer: LayerSensitivity) -> float:
@@ -212,12 +275,12 @@ def _levels(layers: Sequence[LayerSensitivity], macs: Mapping[str, int]) -> list
 
     harmful = sum(layer.error for layer in layers) * _HARMLESS
     ordered = sorted((layer for layer in layers if layer.error > harmful), key=cost, reverse=True)
-    placements = []
+    placements: list[tuple[str, ...]] = []
+    kept: list[str] = []
+    work = 0
     for share in LEVELS:
-        kept: list[str] = []
-        work = 0
         for layer in ordered:
-            if share and work + layer.macs <= share * total:
+            if share and layer.node not in kept and work + layer.macs <= share * total:
                 kept.append(layer.node)
                 work += layer.macs
         placements.append(tuple(kept))

@@ -19,6 +19,7 @@ from posedge import ModelSpec, PoseEstimator
 from posedge.benchmarks.report.receipt import read_receipt
 from posedge.benchmarks.report.results import Interval
 from posedge.benchmarks.speed import NotMeasured
+from posedge.calibration.macs import convolution_macs
 from posedge.calibration.recipe import Recipe
 from posedge.deploy import deploy
 from posedge.errors import BuildError, BundleError, CheckpointError, DataError, GraphError, OutputError
@@ -63,6 +64,7 @@ STAGES = [
     "export",
     "fp16",
     "int8",
+    "int8 layers",
     "engine fp32",
     "measure fp32",
     "engine fp16",
@@ -250,6 +252,27 @@ def test_layers_that_float16_cannot_hold_are_named_in_the_report(options: Deploy
     (note,) = (note for note in report.notes if "float32" in note)
     assert note.startswith("fp16 keeps 3 layers in float32: branch1.out ('branch1.out' reaches ")
     assert "on the crops; float16 ends at 65504); branch1.out.relu (" in note
+
+
+def test_layers_that_int8_leaves_in_float_are_named_in_the_report(options: DeployOptions) -> None:
+    graph = load_graph(Path(options.model))
+    for tensor in graph.graph.initializer:
+        if tensor.name.startswith("branch1."):  # what branch2 reads is zero then
+            tensor.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(tensor), tensor.name))
+    model = options.output.with_name("blank.onnx")
+    onnx.save(graph, model)
+    chosen = replace(options, model=str(model), precisions=("fp32", "int8"))
+    outcome = deploy(chosen)
+    macs = convolution_macs(graph)
+    share = 1 - macs["branch2.out"] / sum(macs.values())
+    receipt = json.loads((outcome.directory / "receipt.json").read_text())
+    assert receipt["variants"]["int8"]["int8_share"] == pytest.approx(share)
+    assert receipt["variants"]["fp32"]["int8_share"] == 0
+    first = receipt["notes"].index(f"INT8: {100 * share:.1f} % of the convolutions' multiply-accumulates")
+    assert receipt["notes"][first + 1] == (
+        "In float: 1 Conv (branch2.out): its input: it was zero on every crop"
+    )
+    assert deploy(chosen).report == outcome.report, "a run that keeps everything says it too"
 
 
 def test_two_runs_in_one_directory_are_refused(options: DeployOptions) -> None:

@@ -41,16 +41,30 @@ def searching(options: DeployOptions) -> DeployOptions:
 def test_the_bundle_tells_what_was_searched_and_where(searching: DeployOptions) -> None:
     outcome = deploy(searching)
     found = json.loads((outcome.directory / "search.json").read_text())
-    assert found["met"]
+    assert found["outcome"] == "holds"
     assert found["chosen"]["int8_share"] == 1
     assert found["searched"]["sha256"] != found["confirming"]["sha256"]
+    assert outcome.report.variants[1].int8_share == 1
     notes = " ".join(outcome.report.notes)
-    assert "the budget of 0.5 holds on images that the search did not see" in notes
+    assert "INT8: 100.0 % of the convolutions' multiply-accumulates" in outcome.report.notes
+    assert "the budget of 0.5 holds on 6 images that the search did not see" in notes
     for name in ("searched", "confirming"):
         assert f"{name} 6 persons from coco/val.json" in notes or f"{name} 6 persons from val.json" in notes
         assert found[name]["sha256"][:12] in notes
     assert "search.json" in (outcome.directory / "bundle.json").read_text()
     assert set(open_bundle(outcome.directory).variants) == {"fp32", "int8"}
+
+
+def test_the_curve_is_told_and_each_trial_says_its_share(searching: DeployOptions) -> None:
+    progress = Notes()
+    outcome = deploy(searching, progress)
+    (trial,) = json.loads((outcome.directory / "search.json").read_text())["trials"]
+    drop = "{drop:+.4f} ({low:+.4f} to {high:+.4f})".format(**trial["measured"])
+    share = "100.0 % of the convolutions' MACs in INT8"
+    said = f"drop {drop}, within the budget"
+    tried = progress.lines.index(f"search: 0 layers in float on the searched images: {share}, {said}")
+    assert tried < progress.lines.index(f"  {share}: {said}")
+    assert f"INT8 search, on the searched images: {share}: {said}." in outcome.report.notes
 
 
 def test_an_interrupted_search_goes_on_and_a_finished_one_is_kept(searching: DeployOptions) -> None:

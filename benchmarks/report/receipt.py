@@ -8,6 +8,7 @@ Keys, always all of them and always in the same order; ``docs/receipt.md`` descr
     variants.NAME.latency_ms                             p50, p90, p99 of the session at its smallest batch
     variants.NAME.speed.{session,pipeline,engine}        all batch sizes
     variants.NAME.graph_bytes, .engine_bytes, .engine    sizes and how the engine was built
+    variants.NAME.int8_share                             how much of the convolutions' work is in INT8
     variants.NAME.self_test                              what posedge verify --run found
     variants.NAME.measured_on                            for each figure above, with and on what
     variants.NAME.not_measured                           for each null above, why
@@ -99,6 +100,7 @@ def _variant(report: Report, variant: VariantReport) -> dict[str, Any]:
         f"{words.key}_drop_interval": [interval.low, interval.high] if interval else None,
         f"{words.unit}_per_second": session.fastest.persons_per_second if session else None,
         "latency_ms": asdict(session.smallest.latency_ms) if session else None,
+        "int8_share": variant.int8_share,
         "graph_bytes": variant.graph_bytes,
         "engine_bytes": engine.engine_bytes if engine else None,
         "figures": asdict(figures) if figures else None,

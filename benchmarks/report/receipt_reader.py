@@ -23,7 +23,7 @@ from .results import (
     Wording,
 )
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,15 @@ def _variant(name: str, entry: _Object, words: Wording) -> VariantReport:
         engine_speed=_speed(entry, speed, "engine", words),
         drop_interval=_interval(entry, f"{words.key}_drop_interval"),
         self_test=_self_test(entry),
+        int8_share=_share(entry),
     )
+
+
+def _share(entry: _Object) -> float:
+    share: float = entry.take("int8_share", float)
+    if not 0 <= share <= 1:
+        raise BundleError(f"{entry.where}: int8_share should be from 0 to 1, not {share:g}")
+    return share
 
 
 def _accuracy(entry: _Object, words: Wording) -> MeasuredAccuracy | NotMeasured:

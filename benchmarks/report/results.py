@@ -108,7 +108,7 @@ class VariantReport:
     session_speed: the network alone in the backend that ``measured_on`` names. pipeline_speed: from decoded
     image to keypoints in the same backend. engine_speed: the network alone in its TensorRT engine.
     drop_interval: how sure the drop of AP or top-1 from the reference is. self_test: whether it runs as it
-    should.
+    should. int8_share: of the convolutions' multiply-accumulates, what the graph computes in INT8, 0 to 1.
     """
 
     name: str
@@ -120,6 +120,7 @@ class VariantReport:
     engine_speed: MeasuredSpeed | NotMeasured
     drop_interval: Interval | NotMeasured = _NOT_COMPARED
     self_test: SelfTest | NotMeasured = NOT_TESTED
+    int8_share: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ INT8 = VariantReport(
     NO_GPU,
     Interval(0.631, 0.69),
     TESTED,
+    0.835,
 )
 UNKNOWN = NotMeasured("the run was told to skip it")
 NOTHING = VariantReport("mixed", 1, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
@@ -133,6 +134,7 @@ def test_the_receipt_has_what_programs_look_for() -> None:
     assert int8["ap_drop"] == pytest.approx(0.662)
     assert int8["ap_drop_interval"] == [0.631, 0.69]
     assert variants["fp32"]["ap_drop_interval"] is None
+    assert (int8["int8_share"], variants["fp32"]["int8_share"]) == (0.835, 0)
     assert int8["persons_per_second"] == pytest.approx(131 / 0.7)
     assert int8["latency_ms"]["p50"] == pytest.approx(8.1 * 0.7)
     assert int8["engine_bytes"] == 2100000
@@ -203,8 +205,8 @@ def spoil(path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("schema", 2, "schema 2, this posedge reads 3; .* measure again"),
-        ("schema", 4, "schema 4"),
+        ("schema", 3, "schema 3, this posedge reads 4; .* measure again"),
+        ("schema", 5, "schema 5"),
         ("variants/int8/ap_drop_interval", ..., "'ap_drop_interval' is missing"),
         ("variants/int8/ap_drop_interval", [0.6], "two numbers, low and high"),
         ("variants/int8/ap_drop_interval", [0.6, "0.7"], "ap_drop_interval should be float"),
@@ -217,6 +219,8 @@ def spoil(path: str, value: Any) -> dict[str, Any]:
         ("versions/posedge", 1, "posedge should be str"),
         ("variants", [], "variants should be dict"),
         ("variants/int8/ap", "0.011", "ap is '0.011' but"),
+        ("variants/int8/int8_share", ..., "'int8_share' is missing"),
+        ("variants/int8/int8_share", 83.5, "int8_share should be from 0 to 1, not 83.5"),
         ("variants/int8/graph_bytes", True, "graph_bytes should be int"),
         ("variants/int8/figures/ap50", None, "ap50 should be float"),
         ("variants/int8/speed/session", [], "empty list"),

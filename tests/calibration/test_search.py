@@ -1,6 +1,7 @@
 """The search for the most INT8 within a budget, on layers whose drops are known exactly."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -22,7 +23,7 @@ LAYERS = tuple(layer(name, cost) for name, cost in COSTS.items())
 
 def drop_of(kept: tuple[str, ...]) -> Drop:
     drop = sum(cost for name, cost in COSTS.items() if name not in kept)
-    return Drop(drop, drop - 0.01, drop + 0.01)
+    return Drop(drop, drop - 1e-4, drop + 1e-4, 200)
 
 
 class Counted:
@@ -61,6 +62,11 @@ def test_the_most_int8_that_keeps_the_budget(budget: float) -> None:
     assert result.chosen.int8_share == pytest.approx(1 - min(fitting))
     assert list(result.chosen.float_layers) == list(COSTS)[: len(result.chosen.float_layers)]
     assert len(measuring.asked) <= 6
+    assert [line.split(" %")[0] for line in result.curve] == [
+        f"{100 * trial.int8_share:.1f}" for trial in result.trials
+    ]
+    assert all(str(trial.measured) in line for trial, line in zip(result.trials, result.curve, strict=True))
+    assert "  " not in result.verdict
     shares = [trial.int8_share for trial in result.trials]
     assert shares == sorted(shares, reverse=True)
 
@@ -69,7 +75,7 @@ def test_a_budget_that_cannot_be_met_ends_after_two_trials() -> None:
     layers = (*LAYERS, layer("heavy", 1.0, macs=200_000))
 
     def measure(kept: tuple[str, ...]) -> Drop:
-        return Drop(0.1 if "heavy" not in kept else 0.0, 0.0, 0.2)
+        return Drop(0.1, 0.05, 0.2, 200) if "heavy" not in kept else Drop(0.0, 0.0, 0.0, 200)
 
     measuring, confirming = Counted(measure), Counted(measure)
     macs = {**MACS, "heavy": 200_000}
@@ -77,13 +83,14 @@ def test_a_budget_that_cannot_be_met_ends_after_two_trials() -> None:
     assert not result.met
     assert len(measuring.asked) == 2
     assert not confirming.asked
-    assert "cannot be met; the closest is" in result.verdict
+    assert "the budget of 0.01 does not hold even with the least INT8; the closest is" in result.verdict
     assert "drop +0.1000" in result.verdict
 
 
 def test_what_unseen_images_refuse_is_not_chosen() -> None:
     def stricter(kept: tuple[str, ...]) -> Drop:
-        return Drop(drop_of(kept).drop * 3, 0, 1)
+        drop = drop_of(kept).drop * 3
+        return Drop(drop, drop, drop, 200)
 
     result, _, confirming = search(0.03, stricter)
     assert result.met
@@ -93,10 +100,10 @@ def test_what_unseen_images_refuse_is_not_chosen() -> None:
 
 
 def test_a_choice_that_no_unseen_images_confirm_is_no_success() -> None:
-    result, _, confirming = search(0.03, lambda _kept: Drop(0.5, 0.4, 0.6))
+    result, _, confirming = search(0.03, lambda _kept: Drop(0.5, 0.4, 0.6, 200))
     assert not result.met
     assert len(confirming.asked) == 3
-    assert "not on others" in result.verdict
+    assert "the budget of 0.03 does not hold on 200 images that the search did not see" in result.verdict
 
 
 def test_layers_that_do_no_harm_stay_in_int8() -> None:
@@ -104,10 +111,74 @@ def test_layers_that_do_no_harm_stay_in_int8() -> None:
     macs = dict.fromkeys((found.node for found in layers), 1000)
 
     def measure(kept: tuple[str, ...]) -> Drop:
-        return Drop(0.0 if "bad" in kept else 0.1, 0, 0.1)
+        return Drop(0.0, 0.0, 0.0, 200) if "bad" in kept else Drop(0.1, 0.05, 0.15, 200)
 
     result = search_placement(layers, macs, 0.01, measure, measure)
     assert result.chosen.float_layers == ("bad",)
+
+
+def test_no_layer_goes_to_float_for_noise() -> None:
+    """All of INT8 seems to drop more than the budget, but the images do not show that it does."""
+    measuring = Counted(lambda _kept: Drop(0.0035, -0.027, 0.040, 20))
+    result = search_placement(LAYERS, MACS, 0.0, measuring, measuring)
+    assert result.chosen.int8_share == 1
+    assert measuring.asked == [(), ()], "searched and confirmed, and no other level tried"
+    assert (result.outcome, result.met) == ("undecided", False)
+    assert "cannot be told from the budget of 0 on 20 images" in result.verdict
+    assert result.curve[0].endswith(
+        "drop +0.0035 (-0.0270 to +0.0400), which 20 images cannot tell from the budget"
+    )
+
+
+def test_the_search_stops_at_the_first_level_that_is_not_shown_to_be_over_the_budget() -> None:
+    def measure(kept: tuple[str, ...]) -> Drop:
+        drop = drop_of(kept).drop
+        return Drop(drop, drop - 0.02, drop + 0.02, 100)
+
+    result = search_placement(LAYERS, MACS, 0.01, measure, measure)
+    # two layers in float drop 0.025, which the interval cannot tell from 0.01; one drops 0.05, which it can
+    assert result.chosen.float_layers == ("conv0", "conv1")
+    assert result.outcome == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("drop", "outcome"),
+    [
+        (Drop(0.0092, -0.003, 0.019, 73), "holds"),
+        (Drop(0.0129, -0.023, 0.055, 20), "undecided"),  # within 0.02, and so may 0.055 be
+        (Drop(0.012, 0.011, 0.013, 900), "fails"),
+        (Drop(0.011, 0.009, 0.013, 900), "undecided"),
+    ],
+)
+def test_a_verdict_has_three_forms(drop: Drop, outcome: str) -> None:
+    budget = 0.02 if drop.drop == 0.0129 else 0.01
+    assert drop.outcome(budget) == outcome
+    result = search_placement(
+        LAYERS, MACS, budget, drop_of if outcome == "fails" else lambda _kept: drop, lambda _kept: drop
+    )
+    assert result.outcome == outcome
+    said = {
+        "holds": "the budget of 0.01 holds on 73 images",
+        "undecided": f"the drop cannot be told from the budget of {budget:g} on {drop.images} images",
+        "fails": "the budget of 0.01 does not hold on 900 images",
+    }
+    assert result.verdict.startswith(said[outcome])
+
+
+def test_each_level_contains_the_one_before() -> None:
+    """The first layer fits only into a late level, and leaves less room there for those after it."""
+    sizes = (30, 3, 7, 2, 9, 1, 14, 4, 5, 25)
+    layers = [layer(f"n{index}", size * 0.5**index, size) for index, size in enumerate(sizes)]
+    tried = []
+
+    def latency(kept: tuple[str, ...]) -> float:
+        tried.append(set(kept))
+        return 1.0 + len(kept)
+
+    macs = {found.node: found.macs for found in layers}
+    search_placement(layers, macs, 1.0, drop_of, drop_of, latency)
+    assert len(tried) > 4
+    assert all(before < after for before, after in pairwise(tried))
 
 
 def test_with_latencies_the_fastest_that_keeps_the_budget_is_chosen() -> None:
