@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ..errors import CalibrationError
-from ..export.graphs import load_graph, opset_of, save_graph
+from ..export.graphs import load_graph, opset_of, quantised_operator, save_graph
 from ..export.passes.fold_bias import FoldBias
 from ..files import sha256_file
 from ..progress import SILENT, Progress
@@ -196,8 +196,7 @@ def equalized_graph(graph: Path, table: CalibrationTable) -> onnx.ModelProto:
 
 def plan_quantization(model: onnx.ModelProto, graph: Path, target: str = DEFAULT_TARGET) -> Placement:
     """``placement.plan`` for a graph that can be quantised at all; CalibrationError says why it cannot."""
-    operators = {node.op_type for node in model.graph.node}
-    if operators & {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}:
+    if quantised_operator(model):
         raise CalibrationError(f"{graph}: the graph is quantised already; give its float32 form")
     opset = opset_of(model)
     if opset < OLDEST_OPSET:
