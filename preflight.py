@@ -26,6 +26,7 @@ def open_data(
     data, calibration = _images(options.data, spec, options.precisions)
     if options.limit is not None:
         data = data.take(options.limit)
+    _check_search(options, data)
     return data, None if calibration is None else calibration.take(options.calibration_crops)
 
 
@@ -36,6 +37,7 @@ def _persons(
         raise DataError(f"{spec.name} is a {spec.task} model; give it labelled images with --imagenet DIR")
     boxes = "ground truth" if options.boxes == GROUND_TRUTH else Path(options.boxes).name
     persons = CocoPersons.load(paths.annotations, paths.images, options.boxes, options.limit)
+    _check_search(options, PoseData(persons))
     calibration = None
     if "int8" in options.precisions and paths.calibration_annotations is None:
         raise DataError(
@@ -47,6 +49,12 @@ def _persons(
         calibration = CocoPersons.load(paths.calibration_annotations, images, limit=options.calibration_crops)
     _check_persons(spec, persons, calibration, progress)
     return PoseData(persons, boxes), None if calibration is None else PoseData(calibration)
+
+
+def _check_search(options: DeployOptions, data: TaskData) -> None:
+    """Raise DataError where INT8 is to be searched and there are too few images to search and to confirm."""
+    if options.search and "int8" in options.precisions:
+        data.halves()
 
 
 def _looks_at_ranges(precisions: tuple[str, ...]) -> bool:

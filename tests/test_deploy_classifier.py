@@ -228,6 +228,12 @@ def test_images_to_calibrate_on_are_read_for_float16_too(options: DeployOptions)
     assert open_data(replace(options, precisions=("fp32",)), SPEC)[1] is None
 
 
+def test_too_few_images_to_search_on_are_refused_before_any_work(options: DeployOptions) -> None:
+    with pytest.raises(DataError, match="2 images are too few to search on one half"):
+        deploy(replace(options, search=True, max_drop=0.5, limit=2))
+    assert not list(options.output.rglob("*.onnx"))
+
+
 def test_one_picture_on_the_command_line(
     deployed: tuple[Outcome, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
