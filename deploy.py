@@ -121,9 +121,7 @@ def deploy(options: DeployOptions, progress: Progress = SILENT) -> Outcome:
         remove_leftovers(directory)
         job = _open_job(options, source, directory, progress)
         _export(job)
-        if "fp16" in job.variants:
-            job.graphs.half()
-        job.graphs.int8()
+        job.graphs.write(job.variants)
         engines = {variant: _build(job, variant) for variant in job.variants}
         measured = [_measure(job, variant, engines[variant]) for variant in job.variants]
         variants = [replace(report, drop_interval=_compare(job, report.name)) for report in measured]
@@ -294,7 +292,7 @@ def _as_report(job: _Job, variants: tuple[VariantReport, ...]) -> Report:
         model=job.spec.name,
         spec=job.spec,
         data=data.evaluated(options.flip_test),
-        calibration=job.graphs.described(),
+        calibration=job.graphs.described() if "int8" in job.variants else "none",
         versions=library_versions(),
         device=device_description(),
         max_drop=options.max_drop,
@@ -318,7 +316,7 @@ def _seal(job: _Job, report: Report) -> None:
             variants[variant.name] = VariantFiles(graph, f"{variant.name}.engine", build)
         else:
             variants[variant.name] = VariantFiles(graph)
-    if job.calibration_data is not None:
+    if "int8" in job.variants:
         files[CALIBRATION_FILE] = TABLE
         if job.options.search:
             files[SEARCH_FILE] = SEARCH

@@ -131,7 +131,11 @@ def _data(options: argparse.Namespace) -> "DataPaths | ImageNetPaths":
             images = replace(images, calibration_images=options.calibration_images)
         return images
     if options.coco is not None:
-        return DataPaths.coco(options.coco)
+        paths = DataPaths.coco(options.coco)
+        train = paths.calibration_annotations
+        if "int8" not in options.precision and train is not None and not train.is_file():
+            return replace(paths, calibration_annotations=None)  # float16 can do without what nobody named
+        return paths
     return DataPaths(
         options.annotations, options.images, options.calibration_annotations, options.calibration_images
     )

@@ -5,7 +5,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import OutputError
@@ -14,6 +14,8 @@ CACHE_VARIABLE = "POSEDGE_CACHE"
 
 _CHUNK = 1 << 20
 _TEMPORARY = ".tmp"
+_LOCK = ".lock"
+_ATTEMPTS = 10  # to lock a directory whose owner is about to go
 
 
 def cache_directory() -> Path:
@@ -116,24 +118,53 @@ def remove_leftovers(directory: Path) -> None:
 def directory_lock(directory: Path) -> Iterator[None]:
     """Own ``directory`` for the time of the block; a second owner gets OutputError at once.
 
-    The lock is the kernel's, so it ends with the process, however that ends.
+    The lock is the kernel's, so it ends with the process, however that ends. Directories that are made for it
+    go again if the block leaves nothing in them.
     """
-    import fcntl  # not on Windows, where nothing of posedge's deployment runs
-
+    lock = directory / _LOCK
     with output_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        handle = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        made = [path for path in (directory, *directory.parents) if not path.exists()]
+        handle = _locked(lock)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(
-                f"{directory}: another posedge run is writing here. Wait for it or, where the command takes "
-                "-o, choose another directory."
-            ) from error
         yield
     finally:
+        # while it is still locked, so that nobody begins there in between
+        with suppress(OSError):  # what cannot be deleted, or has something in it, stays
+            if [path.name for path in directory.iterdir()] == [_LOCK]:
+                lock.unlink()
+                for path in made:
+                    path.rmdir()
         os.close(handle)
+
+
+def _locked(lock: Path) -> int:
+    """The handle of the file ``lock``, made with its directory where it is not there and locked here."""
+    import fcntl  # not on Windows, where nothing of posedge's deployment runs
+
+    for _ in range(_ATTEMPTS):
+        with suppress(FileNotFoundError):  # the owner before has just deleted the file or its directory
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # a file that was deleted between the two calls locks nobody out
+                if os.path.samestat(os.fstat(handle), lock.stat()):
+                    return handle
+            except BlockingIOError as error:
+                os.close(handle)
+                raise _owned(lock.parent) from error
+            except OSError:
+                os.close(handle)
+                raise
+            os.close(handle)
+    raise _owned(lock.parent)
+
+
+def _owned(directory: Path) -> OutputError:
+    return OutputError(
+        f"{directory}: another posedge run is writing here. Wait for it or, where the command takes -o, choose "
+        "another directory."
+    )
 
 
 def short_name(path: Path) -> str:

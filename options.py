@@ -32,8 +32,8 @@ class DataPaths:
     """COCO-format keypoints with the directories of their images.
 
     annotations, images: persons to measure accuracy on.
-    calibration_annotations, calibration_images: other persons, to calibrate INT8 on; the images may lie in
-    one directory.
+    calibration_annotations, calibration_images: other persons, to calibrate INT8 on and to find what float16
+        cannot hold; the images may lie in one directory.
     """
 
     annotations: Path
@@ -58,7 +58,8 @@ class ImageNetPaths:
     """Labelled images of a classifier.
 
     images: folder of synset folders, or a flat folder with the text file ``labels`` ("NAME.JPEG LABEL").
-    calibration_images: folder of other images, to calibrate INT8 on; their labels do not matter.
+    calibration_images: folder of other images, to calibrate INT8 on and to find what float16 cannot hold;
+        their labels do not matter.
     """
 
     images: Path

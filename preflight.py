@@ -15,15 +15,18 @@ from .runtime.spec import ModelSpec
 def open_data(
     options: DeployOptions, spec: ModelSpec, progress: Progress = SILENT
 ) -> tuple[TaskData, TaskData | None]:
-    """What a job measures on, and what it calibrates on if it makes an INT8 variant.
+    """What a job measures on, and the crops that show the ranges of an INT8 or a float16 variant.
+
+    INT8 cannot do without such crops. float16 can where none are given: only its constants are looked at.
 
     Raises DataError when they are not there, or cannot be what a model of this spec is measured with.
     """
     if not isinstance(options.data, ImageNetPaths):
         return _persons(options.data, spec, options, progress)
-    data, calibration = _images(options.data, spec, "int8" in options.precisions)
+    data, calibration = _images(options.data, spec, options.precisions)
     if options.limit is not None:
         data = data.take(options.limit)
+    _check_search(options, data)
     return data, None if calibration is None else calibration.take(options.calibration_crops)
 
 
@@ -34,32 +37,45 @@ def _persons(
         raise DataError(f"{spec.name} is a {spec.task} model; give it labelled images with --imagenet DIR")
     boxes = "ground truth" if options.boxes == GROUND_TRUTH else Path(options.boxes).name
     persons = CocoPersons.load(paths.annotations, paths.images, options.boxes, options.limit)
+    _check_search(options, PoseData(persons))
     calibration = None
-    if "int8" in options.precisions:
-        if paths.calibration_annotations is None:
-            raise DataError(
-                "INT8 needs images to calibrate on: give --calibration-annotations FILE (persons that are "
-                "not measured afterwards), or leave INT8 out with --precision fp32,fp16"
-            )
+    if "int8" in options.precisions and paths.calibration_annotations is None:
+        raise DataError(
+            "INT8 needs images to calibrate on: give --calibration-annotations FILE (persons that are "
+            "not measured afterwards), or leave INT8 out with --precision fp32,fp16"
+        )
+    if _looks_at_ranges(options.precisions) and paths.calibration_annotations is not None:
         images = paths.calibration_images or paths.images
         calibration = CocoPersons.load(paths.calibration_annotations, images, limit=options.calibration_crops)
     _check_persons(spec, persons, calibration, progress)
     return PoseData(persons, boxes), None if calibration is None else PoseData(calibration)
 
 
-def _images(paths: ImageNetPaths, spec: ModelSpec, calibrate: bool) -> tuple[TaskData, TaskData | None]:
+def _check_search(options: DeployOptions, data: TaskData) -> None:
+    """Raise DataError where INT8 is to be searched and there are too few images to search and to confirm."""
+    if options.search and "int8" in options.precisions:
+        data.halves()
+
+
+def _looks_at_ranges(precisions: tuple[str, ...]) -> bool:
+    return "int8" in precisions or "fp16" in precisions
+
+
+def _images(
+    paths: ImageNetPaths, spec: ModelSpec, precisions: tuple[str, ...]
+) -> tuple[TaskData, TaskData | None]:
     if spec.task != "classification":
         raise DataError(
             f"{spec.name} is a {spec.task} model; --imagenet is for classifiers, give it --coco DIR"
         )
     data = ClassificationData(ImageNet.load(paths.images, spec.num_classes, paths.labels))
-    if not calibrate:
-        return data, None
-    if paths.calibration_images is None:
+    if "int8" in precisions and paths.calibration_images is None:
         raise DataError(
             "INT8 needs images to calibrate on: give --calibration-images DIR (images that are not "
             "measured afterwards), or leave INT8 out with --precision fp32,fp16"
         )
+    if not _looks_at_ranges(precisions) or paths.calibration_images is None:
+        return data, None
     return data, ClassificationData(ImageNet.without_labels(paths.calibration_images))
 
 

@@ -34,7 +34,7 @@ class VariantGraphs:
     """What the graphs of one bundle are made from.
 
     directory: of the bundle, with the float32 graph ``reference`` in it.
-    calibration_data: crops for INT8, and for the ranges of float16; None for neither.
+    calibration_data: crops for INT8, and for the ranges of float16, which does without where it is None.
     data: the images on which accuracy is measured. budget: the drop within which INT8 is searched; None for
         INT8 everywhere, whatever it costs.
     """
@@ -50,6 +50,13 @@ class VariantGraphs:
     stage: Stage
     stages: StageLog
     progress: Progress
+
+    def write(self, variants: tuple[str, ...]) -> None:
+        """Write the graphs of ``variants``; that of the reference is there."""
+        if "fp16" in variants:
+            self.half()
+        if "int8" in variants:
+            self.int8()
 
     def half(self) -> None:
         """Write fp16.onnx. Where there are crops, they show which layers must stay float32."""
@@ -70,10 +77,8 @@ class VariantGraphs:
         self.stage("fp16", inputs, ("fp16.onnx", _HALF_LAYERS), work)
 
     def int8(self) -> None:
-        """Write int8.onnx and its calibration table, where there are crops."""
-        data = self.calibration_data
-        if data is None:
-            return
+        """Write int8.onnx and its calibration table."""
+        data = self._crops
         inputs = {
             "graph": sha256_file(self.reference),
             "images": data.images_sha256,
@@ -91,24 +96,26 @@ class VariantGraphs:
     def notes(self, variants: tuple[str, ...]) -> tuple[str, ...]:
         """What a reader of the report must know of the graphs of ``variants``."""
         lines = [*(self._half_notes() if "fp16" in variants else ())]
-        data = self.calibration_data
-        if data is not None and "int8" in variants:
+        if "int8" in variants:
             from .calibration.observers import few_crops_note
 
-            note = few_crops_note(data.count)
+            note = few_crops_note(self._crops.count)
             lines += [note] if note else []
             lines += [*self._int8_notes(), *self._search_notes()]
         return tuple(lines)
 
     def described(self) -> str:
         """How INT8 was calibrated, in one line."""
-        data = self.calibration_data
-        if data is None:
-            return "none"
+        data = self._crops
         line = self.recipe.described(data.described)
         shared = len(data.image_paths & self.data.image_paths)
         flatters = f", {shared} of whose images are measured too: the INT8 figures flatter" if shared else ""
         return line + flatters
+
+    @property
+    def _crops(self) -> TaskData:
+        assert self.calibration_data is not None  # without any, INT8 is refused before work
+        return self.calibration_data
 
     def _quantize(self, data: TaskData) -> None:
         from .calibration.calibrate import quantize
@@ -164,13 +171,15 @@ class VariantGraphs:
         return share_line(found["int8_share"]), *float_lines(layers)
 
     def _half_notes(self) -> tuple[str, ...]:
+        seen = self.calibration_data is not None
+        unseen = () if seen else ("fp16: ranges were not looked at, for there are no images to calibrate on",)
         record = self.directory / _HALF_LAYERS
         layers = json.loads(record.read_text("utf-8")) if record.is_file() else []
         if not layers:
-            return ()
+            return unseen
         first = "; ".join(f"{layer['node']} ({layer['reason']})" for layer in layers[:_NAMED_LAYERS])
         more = f"; and {len(layers) - _NAMED_LAYERS} more" if len(layers) > _NAMED_LAYERS else ""
-        return (f"fp16 keeps {len(layers)} layers in float32: {first}{more}",)
+        return (f"fp16 keeps {len(layers)} layers in float32: {first}{more}", *unseen)
 
     def _search_notes(self) -> tuple[str, ...]:
         if self.budget is None:

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ..errors import CalibrationError
-from ..export.graphs import load_graph, opset_of, save_graph
+from ..export.graphs import load_graph, opset_of, quantised_operator, save_graph
 from ..export.passes.fold_bias import FoldBias
 from ..files import sha256_file
 from ..progress import SILENT, Progress
@@ -35,6 +35,8 @@ from .topology import Topology
 
 # per-channel scales came with this version of QuantizeLinear
 OLDEST_OPSET = 13
+
+_NAMED_TENSORS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +129,9 @@ def calibrate(
     seen = observe(model, batches, placement.activations, progress, crops, watched, branches)
     if note := few_crops_note(seen.crops):
         progress.note(note)
+    constants = _constants(seen)
+    if note := _unchanged_note(seen):
+        progress.note(note)
     statistics: Mapping[str, TensorStatistics] = seen.tensors
     factors: dict[str, Factors] = {}
     if recipe.equalized:
@@ -135,13 +140,15 @@ def calibrate(
         statistics = {tensor: found.scaled(factors[tensor]) for tensor, found in statistics.items()}
     placement = plan(model, recipe.target)  # with the names that constants have now
     ranges = choose_ranges(recipe.method, statistics, lambda: reader_influence(model, placement, statistics))
-    if not ranges.amax:
-        tensor, reason = next(iter(ranges.excluded.items()))
+    excluded = {**ranges.excluded, **constants}
+    amax = {tensor: limit for tensor, limit in ranges.amax.items() if tensor not in excluded}
+    if not amax:
+        tensor, reason = next(iter(excluded.items()))
         raise CalibrationError(
             f"{graph}: no tensor of it can be calibrated ({tensor!r}: {reason}). Are the images blank? "
             "Check them, and the spec's mean and std."
         )
-    placement = placement.without(ranges.excluded)
+    placement = placement.without(excluded)
     corrections = bias_corrections(model, placement, statistics) if recipe.corrected else {}
     rounded = round_layers(model, placement, _scaled_moments(seen, factors), progress)
     if not recipe.corrected:
@@ -151,8 +158,8 @@ def calibrate(
         images_sha256,
         ranges.method,
         seen.crops,
-        {tensor: _tensor_range(statistics[tensor], amax) for tensor, amax in ranges.amax.items()},
-        dict(ranges.excluded),
+        {tensor: _tensor_range(statistics[tensor], limit) for tensor, limit in amax.items()},
+        excluded,
         _as_tuples(factors),
         recipe.target,
         _as_tuples(corrections),
@@ -189,8 +196,7 @@ def equalized_graph(graph: Path, table: CalibrationTable) -> onnx.ModelProto:
 
 def plan_quantization(model: onnx.ModelProto, graph: Path, target: str = DEFAULT_TARGET) -> Placement:
     """``placement.plan`` for a graph that can be quantised at all; CalibrationError says why it cannot."""
-    operators = {node.op_type for node in model.graph.node}
-    if operators & {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}:
+    if quantised_operator(model):
         raise CalibrationError(f"{graph}: the graph is quantised already; give its float32 form")
     opset = opset_of(model)
     if opset < OLDEST_OPSET:
@@ -208,6 +214,44 @@ def plan_quantization(model: onnx.ModelProto, graph: Path, target: str = DEFAULT
 def _folded(graph: Path) -> onnx.ModelProto:
     """The same function with every bias in its layer, not in an Add behind it, which INT8 could not use."""
     return FoldBias().edit(load_graph(graph))
+
+
+def _constants(seen: Observation) -> dict[str, str]:
+    """The tensors that held one value other than zero on all crops, each with the reason to leave it out.
+
+    INT8 would represent that value without an error and whatever other images bring hardly at all. One crop
+    shows no constants: behind a global pooling each of its tensors is one.
+    """
+    if seen.crops < 2:
+        return {}
+    values = {tensor: found.constant for tensor, found in seen.tensors.items()}
+    return {
+        tensor: f"it was {value:.3g} everywhere on every crop, from {seen.first} on"
+        for tensor, value in values.items()
+        if value is not None and value != 0
+    }
+
+
+def _unchanged_note(seen: Observation) -> str | None:
+    """What to say of tensors whose channels differ but never changed; None where there are none.
+
+    They keep their ranges. Layers that were pruned to their biases make such tensors in a sound model, and
+    then the values are all that will ever come.
+    """
+    found = [
+        tensor
+        for tensor, statistics in seen.tensors.items()
+        if statistics.channels_constant and statistics.constant is None
+    ]
+    if seen.crops < 2 or not found:
+        return None
+    named = ", ".join(map(repr, found[:_NAMED_TENSORS])) + (", ..." if len(found) > _NAMED_TENSORS else "")
+    count = "1 tensor" if len(found) == 1 else f"{len(found)} tensors"
+    return (
+        f"{count} had the same value in each channel on every crop, from {seen.first} on: {named}. "
+        "Nothing of the images reaches the layers behind; unless that is meant, check the checkpoint and the "
+        "images"
+    )
 
 
 def _scaled_moments(seen: Observation, factors: Mapping[str, Factors]) -> dict[str, PatchMoments]:

@@ -40,12 +40,13 @@ class LayerPatches:
 class Observation:
     """What one pass over the crops saw.
 
-    tensors: statistics by tensor, in the order asked for. crops: how many there were.
+    tensors: statistics by tensor, in the order asked for. crops: how many there were; first: its name.
     patches: what the layers saw that were asked for.
     """
 
     tensors: dict[str, TensorStatistics]
     crops: int
+    first: str
     patches: dict[str, LayerPatches]
 
 
@@ -67,7 +68,7 @@ def observe(
         them.
 
     Raises CalibrationError when there is nothing to run, when a tensor does not exist, when a batch does not
-    fit the graph, and at NaN or infinity, naming the tensor and the crop.
+    fit the graph, at NaN or infinity, naming the tensor and the crop, and when all crops are blank.
     """
     fetched = list(dict.fromkeys((*tensors, *branches.values())))
     session, feed = _observing_session(model, fetched)
@@ -76,11 +77,13 @@ def observe(
     watchers: dict[str, list[PatchObserver]] = {}
     for watcher in patches.values():
         watchers.setdefault(watcher.tensor, []).append(watcher)
-    done = 0
+    done, first, shades = 0, "", _Shades()
     # onnxruntime makes every tensor anew for each crop; what glibc keeps of those that were freed differs
     # from run to run, by 80 MB for a model of 5 MB
     with large_blocks_returned(), progress.task("observing activations", crops) as task:
         for pixels, name in single_crops(batches):
+            first = first or name
+            shades.update(pixels)
             values = dict(zip(computed, _run(session, computed, feed, pixels, name), strict=True))
             for shortcut, branch in branches.items():
                 values[shortcut] = surviving(values[shortcut], values[branch])
@@ -94,9 +97,11 @@ def observe(
             task.update(done)
     if not done:
         raise CalibrationError("there are no crops to calibrate with; give more images")
+    shades.require_a_picture(first)
     return Observation(
         {tensor: observer.result() for tensor, observer in observers.items()},
         done,
+        first,
         {layer: LayerPatches(watcher.tensor, watcher.result()) for layer, watcher in patches.items()},
     )
 
@@ -110,6 +115,34 @@ def few_crops_note(count: int) -> str | None:
         f"INT8 ranges come from {crops} only and may not hold for other images; calibrate with {_FEW_CROPS} "
         "at least, better with 100"
     )
+
+
+class _Shades:
+    """The extremes of each channel (3,) of the crops, which show whether there is a picture in any of them.
+
+    The layer that reads the input may be one that is not quantised, so no observer need have seen it.
+    """
+
+    def __init__(self) -> None:
+        self._darkest = self._brightest = np.zeros(0, np.float32)
+
+    def update(self, pixels: NDArray[np.float32]) -> None:
+        darkest, brightest = pixels.min((0, 2, 3)), pixels.max((0, 2, 3))
+        seen = len(self._darkest) > 0
+        self._darkest = np.minimum(self._darkest, darkest) if seen else darkest
+        self._brightest = np.maximum(self._brightest, brightest) if seen else brightest
+
+    def require_a_picture(self, first: str) -> None:
+        """Raise CalibrationError when every pixel of every crop is the same; ``first`` names one of them.
+
+        Black pixels are not zero behind a normalisation, so what they give looks like any other range.
+        """
+        if (self._darkest == self._brightest).all():
+            colour = ", ".join(f"{value:.3g}" for value in self._darkest)
+            raise CalibrationError(
+                f"the crops are blank: every pixel of every crop, from {first} on, is the same "
+                f"({colour} as the model is fed). Check the images, and the spec's mean and std."
+            )
 
 
 def _observing_session(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[Any, str]:

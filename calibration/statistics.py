@@ -65,6 +65,17 @@ class TensorStatistics:
         return np.maximum(-self.minimum, self.maximum)
 
     @property
+    def channels_constant(self) -> bool:
+        """Whether no channel ever changed; what the channels hold may differ."""
+        return bool((self.minimum == self.maximum).all())
+
+    @property
+    def constant(self) -> float | None:
+        """The one value that was ever seen; None where there are several."""
+        lowest, highest = float(self.minimum.min()), float(self.maximum.max())
+        return lowest if lowest == highest else None
+
+    @property
     def largest(self) -> float:
         """The largest magnitude."""
         return float(self.channel_largest.max())

@@ -23,6 +23,15 @@ BATCH_AXIS = "n"  # the symbolic name of axis 0 in every graph that posedge writ
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # a terminal's codes, which some libraries put into messages
 
+# of ONNX itself; onnxruntime's own ("com.microsoft") are called QLinear... as well
+_QUANTISED = {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "ConvInteger",
+    "MatMulInteger",
+}
+
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
@@ -103,6 +112,12 @@ def dims(value: ValueInfoProto) -> list[int | str] | None:
 def opset_of(model: ModelProto) -> int:
     """The version of ONNX's own operators that the graph is written in; 0 when it states none."""
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def quantised_operator(model: ModelProto) -> str | None:
+    """The first operator of the graph that quantises or computes with integers; None for a graph in float."""
+    operators = (node.op_type for node in model.graph.node)
+    return next((name for name in operators if name in _QUANTISED or name.startswith("QLinear")), None)
 
 
 def attach_spec(model: ModelProto, spec: ModelSpec) -> None:

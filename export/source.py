@@ -106,9 +106,11 @@ def open_source(
     """The source that ``model`` names: a zoo entry or the path of an ONNX file.
 
     ``checkpoint`` replaces the official one of a zoo entry, which ``Source.fetch`` brings. ``spec`` describes
-    an ONNX file that does not carry its spec itself. ``options`` are rewrites of the exported graph. Raises
-    GraphError for a name that is neither, for an option that does not go with the model, and for an unusable
-    spec; CheckpointError when the checkpoint is not there; MissingExtraError for what exporting it takes.
+    an ONNX file that does not carry its spec itself. ``options`` are rewrites of the exported graph.
+
+    Raises GraphError for a name that is neither, for a graph that is quantised already, for an option that
+    does not go with the model, and for an unusable spec; CheckpointError when the checkpoint is not there;
+    MissingExtraError for what exporting it takes.
     """
     path = Path(model)
     if _is_file_name(model):
@@ -171,9 +173,13 @@ def _is_file_name(model: str) -> bool:
 
 def _onnx_source(path: Path, spec: Path | None, options: GraphOptions) -> OnnxSource:
     require_all(GRAPHS)
-    from .graphs import load_graph, spec_of
+    from .graphs import load_graph, quantised_operator, spec_of
 
     graph = load_graph(path)
+    if operator := quantised_operator(graph):
+        raise GraphError(
+            f"{path}: the graph is quantised already (it holds {operator}); give its float32 form"
+        )
     found = read_spec(spec) if spec is not None else spec_of(graph, str(path))
     if not re.fullmatch(r"[\w.-]+", found.name) or found.name.startswith("."):
         raise GraphError(

@@ -248,10 +248,16 @@ def test_layers_that_float16_cannot_hold_are_named_in_the_report(options: Deploy
             tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
     model = options.output.with_name("large.onnx")
     onnx.save(graph, model)
-    report = deploy(replace(options, model=str(model))).report
-    (note,) = (note for note in report.notes if "float32" in note)
+    without_int8 = replace(options, model=str(model), precisions=("fp32", "fp16"), batch_sizes=(1,))
+    report = deploy(without_int8).report
+    assert report.calibration == "none"
+    (note,) = (note for note in report.notes if note.startswith("fp16"))
     assert note.startswith("fp16 keeps 3 layers in float32: branch1.out ('branch1.out' reaches ")
     assert "on the crops; float16 ends at 65504); branch1.out.relu (" in note
+    blind = replace(without_int8, data=replace(options.data, calibration_annotations=None))
+    unseen = "fp16: ranges were not looked at, for there are no images to calibrate on"
+    assert unseen not in report.notes
+    assert unseen in deploy(blind).report.notes
 
 
 def test_layers_that_int8_leaves_in_float_are_named_in_the_report(options: DeployOptions) -> None:

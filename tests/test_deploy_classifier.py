@@ -21,6 +21,7 @@ from posedge.deploy import Outcome, deploy
 from posedge.engines import BatchProfile, BuildOptions
 from posedge.errors import BundleError, DataError
 from posedge.options import DataPaths, DeployOptions, ImageNetPaths
+from posedge.preflight import open_data
 from posedge.runtime.images import read_image, write_png
 from posedge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 
@@ -215,6 +216,22 @@ def test_data_that_do_not_go_with_the_model(
     assert isinstance(options.data, ImageNetPaths)
     with pytest.raises(DataError, match="--calibration-images DIR"):
         deploy(replace(options, data=replace(options.data, calibration_images=None)))
+
+
+def test_images_to_calibrate_on_are_read_for_float16_too(options: DeployOptions) -> None:
+    half = replace(options, precisions=("fp16",))
+    _, calibration = open_data(half, SPEC)
+    assert calibration is not None
+    assert calibration.count == 12
+    blind = replace(half, data=replace(options.data, calibration_images=None))
+    assert open_data(blind, SPEC)[1] is None
+    assert open_data(replace(options, precisions=("fp32",)), SPEC)[1] is None
+
+
+def test_too_few_images_to_search_on_are_refused_before_any_work(options: DeployOptions) -> None:
+    with pytest.raises(DataError, match="2 images are too few to search on one half"):
+        deploy(replace(options, search=True, max_drop=0.5, limit=2))
+    assert not list(options.output.rglob("*.onnx"))
 
 
 def test_one_picture_on_the_command_line(

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from posedge.calibration.datasets import CocoPersons
+from posedge.cli import main
 from posedge.deploy import deploy
 from posedge.errors import DataError
 from posedge.options import DeployOptions
+from posedge.preflight import open_data
 from posedge.progress import SilentProgress, Task
+from posedge.runtime.spec import read_spec
 
 
 class Recorder(SilentProgress):
@@ -82,6 +85,35 @@ def test_an_unusable_image_is_refused_before_any_work(
     said = refusal_before_any_work(changed)
     assert used[-1].path.name in said
     assert message in said
+
+
+def test_persons_to_calibrate_on_are_read_for_float16_too(options: DeployOptions) -> None:
+    spec = read_spec(options.spec)
+    found = {
+        precision: open_data(replace(options, precisions=(precision,)), spec)[1]
+        for precision in ("fp32", "fp16", "int8")
+    }
+    assert found["fp32"] is None
+    assert found["fp16"].count == found["int8"].count == 8
+    missing = replace(options.data, calibration_annotations=Path("absent.json"))
+    with pytest.raises(DataError, match=r"absent\.json"):
+        open_data(replace(options, data=missing, precisions=("fp16",)), spec)
+
+
+def test_float16_does_without_the_training_part_of_coco(
+    options: DeployOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is not there, so the command goes on to the next thing that is wrong: the joints."""
+    root = tmp_path / "coco"
+    (root / "annotations").mkdir(parents=True)
+    (root / "annotations" / "person_keypoints_val2017.json").symlink_to(options.data.annotations)
+    (root / "val2017").symlink_to(options.data.images)
+    options.spec.write_text(replace(read_spec(options.spec), num_joints=5, flip_pairs=()).to_json())
+    command = ["deploy", options.model, "--spec", str(options.spec), "--coco", str(root), "--precision"]
+    assert main([*command, "fp16"]) == 1
+    assert "17 joints" in capsys.readouterr().err
+    assert main([*command, "fp16,int8"]) == 1
+    assert "person_keypoints_train2017.json" in capsys.readouterr().err
 
 
 def test_only_the_images_that_are_used_need_be_there(options: DeployOptions, tmp_path: Path) -> None:

@@ -80,9 +80,10 @@ def test_an_interrupted_search_goes_on_and_a_finished_one_is_kept(searching: Dep
     assert "int8: nothing has changed, kept" in again.lines
 
 
-def test_too_few_images_to_divide_are_refused(searching: DeployOptions) -> None:
+def test_too_few_images_to_divide_are_refused_before_any_work(searching: DeployOptions) -> None:
     with pytest.raises(DataError, match="3 images are too few to search on one half"):
         deploy(replace(searching, limit=3))
+    assert not list(searching.output.rglob("*.onnx"))
 
 
 def test_layers_in_float_are_in_the_table(

@@ -11,11 +11,11 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
+from PIL import Image
 
 from posedge.calibration.calibrate import calibrate, quantize, write_quantized
 from posedge.calibration.datasets import CocoPersons, batches
 from posedge.calibration.observers import few_crops_note
-from posedge.calibration.recipe import Recipe
 from posedge.calibration.table import CalibrationTable
 from posedge.deploy import deploy
 from posedge.errors import CalibrationError, DataError
@@ -34,7 +34,7 @@ class Notes(SilentProgress):
         self.texts.append(text)
 
 
-def network(path: Path, first_bias: float = 0.0, first_weight: float = 1.0) -> Path:
+def network(path: Path, first_bias: float | NDArray[np.float64] = 0.0, first_weight: float = 1.0) -> Path:
     """y = conv2(relu(conv1(x))) on 5 x 4 pixels, 3 to 4 to 2 channels."""
     model = parser.parse_model(
         '<ir_version: 8, opset_import: ["": 17]> net (float[n, 3, 5, 4] x) => (float[n, 2, 5, 4] y)'
@@ -138,28 +138,81 @@ def test_a_tensor_of_zeros_leaves_its_readers_in_float(tmp_path: Path) -> None:
     assert "'r': it was zero on every crop" in layer.reason
 
 
-def test_a_constant_tensor_is_exact_in_int8(tmp_path: Path) -> None:
-    """A constant has a range, its own value, at which INT8 holds it without an error worth the name."""
+def test_a_constant_tensor_leaves_its_readers_in_float(tmp_path: Path) -> None:
+    """Its range would hold that one value and nothing that another image brings."""
     graph = network(tmp_path / "net.onnx", first_bias=0.7, first_weight=0.0)
-    table = quantize(graph, [crops()], tmp_path / "int8.onnx", Recipe(equalized=False, rounded=False))
-    assert not table.excluded
-    assert (table.tensors["r"].minimum, table.tensors["r"].maximum) == pytest.approx((0.7, 0.7))
+    table = quantize(graph, [crops()], tmp_path / "int8.onnx")
+    assert dict(table.excluded) == {"r": "it was 0.7 everywhere on every crop, from batch 0, crop 0 on"}
+    assert list(table.tensors) == ["x"]
+    (layer,) = write_quantized(graph, table, tmp_path / "int8.onnx").float_layers
+    assert layer.node == "y"
+    assert "'r': it was 0.7 everywhere" in layer.reason
     expected, actual = (
         run_graph(load_graph(path), crops(seed=1))["y"] for path in (graph, tmp_path / "int8.onnx")
     )
     np.testing.assert_allclose(actual, expected, rtol=0, atol=0.01 * np.abs(expected).max())
 
 
-def test_blank_images_calibrate_nothing(tmp_path: Path) -> None:
-    """All zero before and after the first layer: there is no range to choose for any tensor."""
+def test_constant_channels_that_differ_are_named_and_stay_in_int8(tmp_path: Path) -> None:
+    """A layer that was pruned to its biases makes such a tensor, and its range is a range."""
+    graph = network(tmp_path / "net.onnx", first_bias=np.array([0.2, 0.4, 0.6, 0.9]), first_weight=0.0)
+    notes = Notes()
+    table = quantize(graph, [crops()], tmp_path / "int8.onnx", progress=notes)
+    assert not table.excluded
+    assert set(table.tensors) == {"x", "r"}
+    (note,) = notes.texts
+    assert "1 tensor had the same value in each channel on every crop, from batch 0, crop 0 on: 'r'" in note
+    expected, actual = (
+        run_graph(load_graph(path), crops(seed=1))["y"] for path in (graph, tmp_path / "int8.onnx")
+    )
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=0.02 * np.abs(expected).max())
+
+
+def test_one_crop_shows_no_constants(tmp_path: Path) -> None:
+    """Behind a global pooling each channel of a crop has one value, whatever the crop."""
+    model = onnx.load(network(tmp_path / "net.onnx"))
+    pooled = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> net (float[n, 3, 5, 4] x) => (float[n, 2, 1, 1] y)'
+        "{ a = Conv(x, w1, b1) r = Relu(a) p = GlobalAveragePool(r) y = Conv(p, w2) }"
+    )
+    pooled.graph.initializer.extend(model.graph.initializer)
+    onnx.save(pooled, tmp_path / "pooled.onnx")
+    notes = Notes()
+    table = calibrate(tmp_path / "pooled.onnx", [crops(1)], progress=notes).table
+    assert not table.excluded
+    assert notes.texts == [few_crops_note(1)]
+    notes = Notes()
+    assert not calibrate(tmp_path / "pooled.onnx", [crops(8)], progress=notes).table.excluded
+    assert not notes.texts
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (-2.12, -2.04, -1.8)], ids=["zero", "normalised black"])
+def test_blank_images_are_refused(tmp_path: Path, colour: tuple[float, float, float]) -> None:
+    """Black is not zero behind a normalisation, and then every tensor has a range of some kind."""
+    blank = np.broadcast_to(np.array(colour, np.float32)[:, None, None], (8, 3, 5, 4)).copy()
     graph = network(tmp_path / "net.onnx")
     with (
         nothing_is_written(tmp_path / "int8.onnx"),
-        pytest.raises(
-            CalibrationError, match=r"net\.onnx: no tensor .*'x': it was zero on every crop.*blank\?"
-        ),
+        pytest.raises(CalibrationError, match=r"crops are blank: .*from batch 0, crop 0 on.*mean and std"),
     ):
-        quantize(graph, [crops() * 0], tmp_path / "int8.onnx")
+        quantize(graph, [blank[:4], blank[4:]], tmp_path / "int8.onnx")
+
+
+def test_one_crop_with_a_picture_is_enough_to_be_no_blank(tmp_path: Path) -> None:
+    pixels = np.full((8, 3, 5, 4), -2.1, np.float32)
+    pixels[7, 1, 2, 3] = 1.5
+    assert calibrate(network(tmp_path / "net.onnx"), [pixels]).table.crops == 8
+
+
+def test_blank_images_are_named(coco: Path, small_pose: Path, small_spec: ModelSpec, tmp_path: Path) -> None:
+    dataset = CocoPersons.load(coco / "train.json", coco / "images", limit=3)
+    images = tmp_path / "images"
+    images.mkdir()
+    for record in dataset.images:
+        Image.new("RGB", (record.width, record.height)).save(images / record.path.name)
+    black = CocoPersons.load(coco / "train.json", images, limit=3)
+    with pytest.raises(CalibrationError, match=f"blank: .*from {dataset.images[0].path.name}, annotation"):
+        calibrate(small_pose, batches(black, Preprocessor(small_spec), 4))
 
 
 def test_a_graph_that_is_quantised_already(tmp_path: Path) -> None:
