@@ -162,8 +162,8 @@ def _locked(lock: Path) -> int:
 
 def _owned(directory: Path) -> OutputError:
     return OutputError(
-        f"{directory}: another posedge run is writing here. Wait for it or, where the command takes -o, choose "
-        "another directory."
+        f"{directory}: another posedge run is writing here. Wait for it or, where the command takes -o, "
+        "choose another directory."
     )
 
 

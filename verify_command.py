@@ -115,8 +115,8 @@ def _self_test(bundle: "Bundle", options: argparse.Namespace) -> None:
         found = run_self_test(bundle, names, options.threads, progress)
     print(f"\n{plain(table(found))}")
     for place in dict.fromkeys(test.measured_on for test in found.values()):
-        names = ", ".join(name for name, test in found.items() if test.measured_on == place)
-        print(f"{names} tested with {place}")
+        tested = ", ".join(name for name, test in found.items() if test.measured_on == place)
+        print(f"{tested} tested with {place}")
     receipt = keep_in_receipt(bundle.directory, found)
     print(f"Kept in {receipt}." if receipt else "The bundle has no receipt to keep this in.")
     failures = [f"{name}: {failure}" for name, test in found.items() for failure in test.failures]
