@@ -132,7 +132,7 @@ class SearchResult:
         if self.outcome == "undecided":
             return (
                 f"the drop cannot be told from {budget} on {images} images that the search did not see: "
-                f"{self.chosen}. No layer is left in float for less than they show; measure on more images"
+                f"{self.chosen}. Measure on more images"
             )
         if self.confirmations:
             return (
