@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import MissingExtraError, OutputError, SessionError, require
+from ...errors import MissingExtraError, OutputError, SessionError, UnservedDeviceError, require
 from ...files import cache_directory, sha256_bytes, write_bytes
 
 SOURCE = Path(__file__).with_name("kernels.cu")
@@ -40,8 +40,8 @@ def compile_kernels(capability: tuple[int, int], cache: Path | None = None) -> C
     cache: the directory of the cache; None takes ``kernels`` in posedge's cache directory. A cache that
     cannot be read or written is done without.
 
-    Raises MissingExtraError where NVRTC is not installed, SessionError where it serves no device as old as
-    this one or refuses the source.
+    Raises MissingExtraError where NVRTC is not installed, UnservedDeviceError where it serves no device as
+    old as this one, SessionError where it refuses the source.
     """
     compiler = Nvrtc()
     architecture = choose_architecture(capability, compiler.architectures(), compiler.version)
@@ -59,14 +59,14 @@ def choose_architecture(capability: tuple[int, int], served: list[int], version:
     """What to compile for: the device's own architecture, or PTX of the newest one below it.
 
     served: what NVRTC of this version compiles for, such as 75 for compute capability 7.5, ascending.
-    Raises SessionError for a device older than all of them.
+    Raises UnservedDeviceError for a device older than all of them.
     """
     wanted = 10 * capability[0] + capability[1]
     if wanted in served:
         return f"sm_{wanted}"
     older = [number for number in served if number < wanted]
     if not older:
-        raise SessionError(
+        raise UnservedDeviceError(
             f"the CUDA kernels cannot be compiled for compute capability {capability[0]}.{capability[1]}: "
             f"NVRTC {version} serves {served[0] // 10}.{served[0] % 10} and later. "
             "Install an older NVRTC with: pip install 'posedge[cuda12]'"

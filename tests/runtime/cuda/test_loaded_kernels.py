@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from posedge.errors import DeviceError, MissingExtraError, SessionError
+from posedge.errors import DeviceError, MissingExtraError, UnservedDeviceError
 from posedge.runtime.cuda.context import Context
 from posedge.runtime.cuda.crops import CROP
 from posedge.runtime.cuda.driver import open_driver
@@ -53,7 +53,17 @@ def test_pycuda_compiles_where_nvrtc_is_not(
         assert np.isfinite(border(context, small_spec, kernels)).all()
     monkeypatch.setenv("FAKE_NO_NVCC", "1")
     said = r"nvcc was not found.*pip install 'posedge\[cuda\]'"
-    with Context(driver=open_driver("pycuda")) as context, pytest.raises(SessionError, match=said):
+    with Context(driver=open_driver("pycuda")) as context, pytest.raises(MissingExtraError, match=said):
+        LoadedKernels(context, tmp_path)
+
+
+def test_pycuda_compiles_for_a_device_that_nvrtc_does_not_serve(
+    cuda, small_spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_CUDA_SM", "72")
+    with Context(driver=open_driver("pycuda")) as context, LoadedKernels(context, tmp_path) as kernels:
+        assert np.isfinite(border(context, small_spec, kernels)).all()
+    with Context() as context, pytest.raises(UnservedDeviceError, match=r"7\.2.*posedge\[cuda12\]"):
         LoadedKernels(context, tmp_path)
 
 
