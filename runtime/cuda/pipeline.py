@@ -106,7 +106,7 @@ class DevicePipeline:
 
     @property
     def no_graphs(self) -> str | None:
-        """Why no CUDA graphs are captured (any more); None where they are."""
+        """Why a batch size runs without a CUDA graph; None where none does."""
         return self._work.no_graphs
 
     def warmed_up(self) -> None:
