@@ -18,6 +18,8 @@ from .pipeline import Grouped, Labelled, Lane, Pipeline, group_persons, numbered
 from .sessions import Session
 from .spec import ModelSpec
 from .stream import overlapped
+from .warmup import black_image, whole_number, whole_numbers
+from .yuv import check_yuv
 
 Keypoints = NDArray[np.float32]
 Scores = NDArray[np.float32]
@@ -33,7 +35,7 @@ class PoseEstimator:
     max_batch: how many persons run at once at most; an engine for smaller batches lowers it.
     device: "cuda" runs the variant's engine with TensorRT, "cpu" its graph with onnxruntime. "auto" takes
         the GPU where driver, binding, library, device and an engine for it are; ``no_gpu`` says what was not.
-    yuv: the colour standard of NV12 frames (see ``yuv_factors``).
+    yuv: the colour standard of NV12 frames (see ``posedge.runtime.yuv``).
 
     Raises BundleError when the bundle is incomplete or altered or has no such variant, what
     OnnxRuntimeSession raises, and on a GPU what TensorRTSession raises; DeviceError for "cuda" with the first
@@ -57,7 +59,7 @@ class PoseEstimator:
         opened = open_bundle(Path(bundle))
         name = opened.default_variant if variant is None else variant
         opened.variant(name)
-        _check(opened.spec, max_batch)
+        _check(opened.spec, max_batch, yuv)
         pipeline, self._no_gpu = open_pipeline(opened, name, device, threads, flip_test, yuv)
         self._start(pipeline, name, max_batch)
 
@@ -75,7 +77,7 @@ class PoseEstimator:
 
         On a TensorRTSession all the work is done on its device.
         """
-        _check(session.spec, max_batch)
+        _check(session.spec, max_batch, yuv)
         estimator = cls.__new__(cls)
         pipeline = session_pipeline(session, flip_test, yuv)
         estimator._no_gpu = (
@@ -152,12 +154,14 @@ class PoseEstimator:
         None is each from 1 to ``max_batch``. After it nothing is allocated on a GPU for such images, in calls
         and in one stream at a time.
 
-        Raises as ``__call__`` does.
+        Raises as ``__call__`` does, and DataError for sizes that no image and no batch has.
         """
-        width, height = image_wh
-        image, box = np.zeros((height, width, 3), np.uint8), [0, 0, width, height]
-        sizes = range(1, self._max_batch + 1) if sizes is None else list(sizes)
-        for size in sizes:
+        image = black_image(image_wh)
+        box = [0, 0, image.shape[1], image.shape[0]]
+        if sizes is None:
+            sizes = range(1, self._max_batch + 1)
+        # graphs are limited: the largest batches, which streams run, come first
+        for size in sorted(whole_numbers("sizes", sizes), reverse=True):
             self(image, [box] * size)
         for _ in self.stream([image] * (2 * self._max_batch), [[box]] * (2 * self._max_batch)):
             pass  # both sets of buffers have room for as many images as a batch can have
@@ -172,8 +176,7 @@ class PoseEstimator:
 
         Raises as ``__call__`` does, and DataError for fewer than one round.
         """
-        if rounds < 1:
-            raise DataError(f"rounds is {rounds}; a profile needs at least one")
+        rounds = whole_number("rounds", rounds)
         found: dict[str, list[float]] = defaultdict(list)
         for round_ in range(rounds + 1):
             with self._open_pipeline().lane() as lane:
@@ -226,11 +229,12 @@ class PoseEstimator:
                 yield from regroup_images(batches, self._spec.num_joints)
 
 
-def _check(spec: ModelSpec, max_batch: int) -> None:
+def _check(spec: ModelSpec, max_batch: int, yuv: str) -> None:
     if spec.task != "pose":
         raise BundleError(f"{spec.name} is a {spec.task} model and finds no joints. Open it with Classifier.")
     if max_batch < 1:
         raise DataError(f"max_batch is {max_batch}; a batch holds at least one person")
+    check_yuv(yuv)
 
 
 def _one_by_one(groups: Iterator[Grouped], lane: Lane) -> Generator[Grouped, None, None]:

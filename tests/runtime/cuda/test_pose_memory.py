@@ -23,9 +23,11 @@ BOX = (4.0, 4.0, 60.0, 90.0)
 
 @pytest.fixture
 def make(engine: Callable[..., bytes], small_spec: ModelSpec, cuda) -> Callable[..., PoseEstimator]:
-    def made(library: str = "tensorrt", flip_test: bool = False, **header: object) -> PoseEstimator:
+    def made(
+        library: str = "tensorrt", flip_test: bool = False, max_batch: int = 8, **header: object
+    ) -> PoseEstimator:
         session = TensorRTSession(engine(**header), small_spec, library=library, graphs=0)
-        return PoseEstimator.from_session(session, flip_test)
+        return PoseEstimator.from_session(session, flip_test, max_batch)
 
     return made
 
@@ -109,6 +111,24 @@ def test_a_refused_capture_is_said_and_done_without(make, cuda) -> None:
         assert isinstance(pipeline, DevicePipeline)
         assert str(pipeline.no_graphs).startswith("a capture was refused: ")
         assert pipeline.graph_sizes == ()
+
+
+def test_the_largest_batches_of_many_are_captured(make, cuda) -> None:
+    (image,) = pictures(1)
+    with make(largest=20, max_batch=20) as pose:
+        pose.warmup((80, 100))
+        assert pose._pipeline.graph_sizes == tuple(range(5, 21))
+        assert "16 batch sizes are captured" in str(pose._pipeline.no_graphs)
+        cuda.clear_log()
+        pose(image, [BOX] * 20)
+        assert cuda.log().count("cuGraphLaunch") == 1
+    with make(largest=18, max_batch=18) as pose:  # not warmed up: the largest comes last
+        for count in range(1, 19):
+            pose(image, [BOX] * count)
+        assert pose._pipeline.graph_sizes == (*range(1, 17), 18)
+    with make() as pose:
+        pose.warmup((80, 100))
+        assert pose._pipeline.no_graphs is None
 
 
 def test_a_call_inside_the_loop_over_a_stream(make, cuda) -> None:
