@@ -1,5 +1,6 @@
 """PoseEstimator: images and boxes in, keypoints out, with the variant of a bundle that the caller chose."""
 
+import warnings
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -40,6 +41,9 @@ class PoseEstimator:
     Raises BundleError when the bundle is incomplete or altered or has no such variant, what
     OnnxRuntimeSession raises, and on a GPU what TensorRTSession raises; DeviceError for "cuda" with the first
     thing that is missing.
+
+    On a GPU an estimator must be closed: one that is forgotten keeps its memory on the device, and there is a
+    ResourceWarning.
 
         with PoseEstimator("out/rsn_18_256x192") as pose:
             keypoints, scores = pose(image, boxes)
@@ -191,6 +195,18 @@ class PoseEstimator:
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None:
             pipeline.close()
+
+    def __del__(self) -> None:
+        pipeline = getattr(self, "_pipeline", None)
+        # not closed here: the collector runs in any thread, also in one that is at work with the device
+        if pipeline is not None and pipeline.leaks:
+            warnings.warn(
+                f"a PoseEstimator on {self._device} was forgotten: what it has on the device stays until the "
+                "process ends. Close it, or use it in a with block.",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
 
     def __enter__(self) -> "PoseEstimator":
         return self

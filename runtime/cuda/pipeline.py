@@ -95,6 +95,11 @@ class DevicePipeline:
         return self._work.largest
 
     @property
+    def leaks(self) -> bool:
+        """Whether it is open, on a device that works, in the process that opened it."""
+        return not self.gate.closed and self.context.is_usable
+
+    @property
     def lost(self) -> str | None:
         """CUDA's name for what broke the device for this process, None while it works."""
         return self.context.lost

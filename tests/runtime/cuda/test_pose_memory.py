@@ -1,5 +1,6 @@
 """What the estimator on a GPU holds and does, on stand-ins: nothing is allocated after the first batches."""
 
+import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -179,6 +180,32 @@ def test_a_stream_that_is_left_early_leaves_the_estimator_usable(make, cuda) -> 
             with closing(pose.stream(endless(), boxes)) as results:
                 next(results)
         np.testing.assert_array_equal(pose(image, [BOX])[0], wanted[0])
+
+
+def test_what_ends_early_waits_for_the_device(make, cuda) -> None:
+    """Else the next user's images would be written over those that the device still reads."""
+    (image,) = pictures(1)
+    with make() as pose:
+        pose.warmup((80, 100), [1])
+        for work in (lambda: pose(image, [BOX]), lambda: list(pose.stream([image] * 32, [[BOX]] * 32))):
+            waits = cuda.calls("cuStreamSynchronize")
+            work()
+            assert cuda.calls("cuStreamSynchronize") == waits
+            cuda.fail("cuEventSynchronize", 1, 1)
+            with pytest.raises(DeviceError, match="CUDA_ERROR_INVALID_VALUE"):
+                work()
+            assert cuda.calls("cuStreamSynchronize") == waits + 2  # uploads, and the work on them
+
+
+def test_a_forgotten_estimator_warns(make, cuda) -> None:
+    pose = make()
+    pipeline = pose._pipeline
+    with pytest.warns(ResourceWarning, match=r"on stand-in device was forgotten.*Close it"):
+        del pose
+    pipeline.close()
+    with make():
+        pass  # no warning, which would be an error here
+    gc.collect()
 
 
 def test_closing_under_a_running_stream_ends_it(make, cuda) -> None:
