@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from posedge.errors import BundleError, DataError, DeviceError, SessionError
 from posedge.runtime.bundle import VariantFiles, seal_bundle
+from posedge.runtime.cuda.frames import Nv12Frame
 from posedge.runtime.pose import PoseEstimator
 from posedge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from posedge.runtime.spec import ModelSpec
@@ -318,6 +319,12 @@ def test_a_warm_up_for_what_is_no_batch_is_refused(estimator: PoseEstimator, siz
 def test_a_profile_has_whole_rounds(estimator: PoseEstimator, rounds: object) -> None:
     with pytest.raises(DataError, match="rounds is "):
         estimator.profile(np.zeros((9, 9, 3), np.uint8), [(0, 0, 9, 9)], rounds)  # type: ignore[arg-type]
+
+
+def test_nv12_needs_a_gpu(estimator: PoseEstimator) -> None:
+    frame = Nv12Frame(np.zeros((8, 8), np.uint8), np.zeros((4, 8), np.uint8))
+    with pytest.raises(DataError, match="NV12 frame, which needs an estimator with device='cuda'"):
+        estimator(frame, [BOX])
 
 
 def test_an_unknown_colour_standard_is_refused_at_once(bundle: Path) -> None:
