@@ -158,7 +158,17 @@ def test_posedge_run_on_a_device(bundle: Path, capsys: pytest.CaptureFixture[str
         (["--engine", str(bundle / "fp32.engine")], "no bundle vouches for this engine"),
         (["--engine", str(bundle / "fp32.engine"), "--trust", "--device", "cpu"], "runs on a GPU"),
         (["--device", "cuda", "--variant", "bare"], "bare has no engine"),
+        (["--trust"], "--trust is of --engine"),
     ):
         assert main([*command, *options]) == 1
         assert said_why in capsys.readouterr().err
+    for options, noted in (
+        (["--variant", "old"], True),
+        (["--variant", "old", "--device", "cpu"], False),
+        (["--variant", "bare"], False),
+        ([], False),
+    ):
+        assert main([*command, *options]) == 0
+        note = "note: it ran on the CPU: " + str(bundle) + ": the engine of old does not run here"
+        assert (note in capsys.readouterr().err) == noted
     assert not any(cuda.live().values())
