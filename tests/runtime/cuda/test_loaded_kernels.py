@@ -57,6 +57,22 @@ def test_pycuda_compiles_where_nvrtc_is_not(
         LoadedKernels(context, tmp_path)
 
 
+def test_without_nvrtc_and_nvcc_what_is_in_the_cache_is_taken(
+    cuda, small_spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Context() as context, LoadedKernels(context, tmp_path):
+        pass
+    monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
+    monkeypatch.setenv("FAKE_NO_NVCC", "1")
+    with Context(driver=open_driver("pycuda")) as context:
+        with LoadedKernels(context, tmp_path) as kernels:
+            assert np.isfinite(border(context, small_spec, kernels)).all()
+        (entry,) = tmp_path.iterdir()
+        entry.write_bytes(b"damaged")
+        with pytest.raises(MissingExtraError, match="nvcc was not found"):
+            LoadedKernels(context, tmp_path)
+
+
 def test_pycuda_compiles_for_a_device_that_nvrtc_does_not_serve(
     cuda, small_spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
