@@ -8,6 +8,7 @@
      ├── BundleError         a bundle is incomplete, altered, or made for something else
      ├── SessionError        a model could not be loaded or run on a backend
      │    └── DeviceError    a CUDA device is missing, lost or out of memory, or refused a call
+     │         └── UnservedDeviceError   the kernels cannot be compiled for so old a device
      ├── DataError           images, annotations or boxes are unusable
      ├── OutputError         results cannot be written: disk full, no permission, directory in use
      └── MissingExtraError   an optional dependency is not installed
@@ -57,6 +58,10 @@ class DeviceError(SessionError):
     def __init__(self, message: str, cuda_name: str = "") -> None:
         super().__init__(message)
         self.cuda_name = cuda_name
+
+
+class UnservedDeviceError(DeviceError):
+    """The compiler that is installed serves no device as old as this one."""
 
 
 class DataError(PosedgeError):

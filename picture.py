@@ -62,9 +62,10 @@ def _classify(image: "NDArray[np.uint8]", options: argparse.Namespace) -> None:
             f"{options.bundle} has a classifier, which sees the whole picture as it is: leave out --boxes, "
             "--flip and --output"
         )
-    if options.device == "cuda" or options.engine:
+    if options.device == "cuda" or options.engine or options.trust:
         raise DataError(
-            f"{options.bundle} has a classifier, which runs on the CPU: leave out --device and --engine"
+            f"{options.bundle} has a classifier, which runs on the CPU: leave out --device, --engine and "
+            "--trust"
         )
     with Classifier(options.bundle, options.variant, options.threads) as classifier:
         classes, probabilities = (found.tolist() for found in classifier(image))
@@ -81,10 +82,13 @@ def _estimate(image: "NDArray[np.uint8]", options: argparse.Namespace) -> None:
     from .runtime.draw import draw_poses
     from .runtime.images import write_png
 
+    if options.trust and options.engine is None:
+        raise DataError("--trust is of --engine: give the engine file, or leave out --trust")
     boxes = np.array(_boxes(options.boxes, image.shape[1], image.shape[0]), np.float32)
     with _estimator(options) as pose:
         keypoints, scores = pose(image, boxes)
         where = "" if pose.device == "cpu" else f" on {pose.device}"
+        note = _why_on_the_cpu(pose, options)
     picture = options.output or options.image.with_name(f"{options.image.stem}_pose.png")
     write_png(picture, draw_poses(image, keypoints, scores, boxes))
     if options.json:
@@ -94,6 +98,18 @@ def _estimate(image: "NDArray[np.uint8]", options: argparse.Namespace) -> None:
         ]
         print(json.dumps(persons))
     print(f"{len(boxes)} person(s){where} drawn into {picture}", file=sys.stderr)
+    if note:
+        print(note, file=sys.stderr)
+
+
+def _why_on_the_cpu(pose: "PoseEstimator", options: argparse.Namespace) -> str | None:
+    """For a variant with an engine that was expected to run and did not."""
+    from .runtime.bundle import open_bundle
+
+    if options.device != "auto" or pose.no_gpu is None or pose.variant is None:
+        return None
+    has_engine = open_bundle(options.bundle).variant(pose.variant).engine is not None
+    return f"note: it ran on the CPU: {pose.no_gpu}" if has_engine else None
 
 
 def _estimator(options: argparse.Namespace) -> "PoseEstimator":

@@ -42,6 +42,11 @@ def host_array(image: object) -> NDArray[np.uint8]:
 
     Raises DataError for one that is unusable, and for one on a GPU.
     """
+    if hasattr(image, "luma") and hasattr(image, "chroma"):  # an Nv12Frame, whose module is CUDA's
+        raise DataError(
+            "the image is an NV12 frame, which needs an estimator with device='cuda'; this one runs on the "
+            "CPU. Convert it to BGR first, such as with cv2.cvtColor(..., cv2.COLOR_YUV2BGR_NV12)."
+        )
     if is_on_a_gpu(image):
         raise DataError(
             "the image is in the memory of a GPU, and this estimator runs on the CPU. Copy it to the host, "

@@ -47,6 +47,7 @@ class HostPipeline:
 
     device = "cpu"
     largest = None
+    leaks = False
     lost = None
 
     def __init__(self, session: Session, flip_test: bool) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, get_args
 
-from ..errors import DeviceError, MissingExtraError
+from ..errors import DeviceError, MissingExtraError, UnservedDeviceError
 from .bundle import Bundle
 from .host_pipeline import HostPipeline
 from .pipeline import Pipeline
@@ -30,7 +30,7 @@ def open_pipeline(
         if missing is None:
             try:
                 return open_device(bundle, variant, flip_test, yuv), None
-            except MissingExtraError as error:  # NVRTC, of all that is needed, shows only now
+            except (MissingExtraError, UnservedDeviceError) as error:  # NVRTC, of all, shows only now
                 if device == "cuda":
                     raise
                 missing = str(error)

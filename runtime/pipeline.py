@@ -78,6 +78,10 @@ class Pipeline(Protocol):
         """The most persons of one batch; None for any number."""
 
     @property
+    def leaks(self) -> bool:
+        """Whether something outside of Python's memory stays if it is forgotten now."""
+
+    @property
     def lost(self) -> str | None:
         """Why it cannot work any more, None while it can."""
 

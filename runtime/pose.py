@@ -1,5 +1,6 @@
 """PoseEstimator: images and boxes in, keypoints out, with the variant of a bundle that the caller chose."""
 
+import warnings
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -18,6 +19,8 @@ from .pipeline import Grouped, Labelled, Lane, Pipeline, group_persons, numbered
 from .sessions import Session
 from .spec import ModelSpec
 from .stream import overlapped
+from .warmup import black_image, whole_number, whole_numbers
+from .yuv import check_yuv
 
 Keypoints = NDArray[np.float32]
 Scores = NDArray[np.float32]
@@ -33,11 +36,14 @@ class PoseEstimator:
     max_batch: how many persons run at once at most; an engine for smaller batches lowers it.
     device: "cuda" runs the variant's engine with TensorRT, "cpu" its graph with onnxruntime. "auto" takes
         the GPU where driver, binding, library, device and an engine for it are; ``no_gpu`` says what was not.
-    yuv: the colour standard of NV12 frames (see ``yuv_factors``).
+    yuv: the colour standard of NV12 frames (see ``posedge.runtime.yuv``).
 
     Raises BundleError when the bundle is incomplete or altered or has no such variant, what
     OnnxRuntimeSession raises, and on a GPU what TensorRTSession raises; DeviceError for "cuda" with the first
     thing that is missing.
+
+    On a GPU an estimator must be closed: one that is forgotten keeps its memory on the device, and there is a
+    ResourceWarning.
 
         with PoseEstimator("out/rsn_18_256x192") as pose:
             keypoints, scores = pose(image, boxes)
@@ -57,7 +63,7 @@ class PoseEstimator:
         opened = open_bundle(Path(bundle))
         name = opened.default_variant if variant is None else variant
         opened.variant(name)
-        _check(opened.spec, max_batch)
+        _check(opened.spec, max_batch, yuv)
         pipeline, self._no_gpu = open_pipeline(opened, name, device, threads, flip_test, yuv)
         self._start(pipeline, name, max_batch)
 
@@ -75,7 +81,7 @@ class PoseEstimator:
 
         On a TensorRTSession all the work is done on its device.
         """
-        _check(session.spec, max_batch)
+        _check(session.spec, max_batch, yuv)
         estimator = cls.__new__(cls)
         pipeline = session_pipeline(session, flip_test, yuv)
         estimator._no_gpu = (
@@ -152,12 +158,14 @@ class PoseEstimator:
         None is each from 1 to ``max_batch``. After it nothing is allocated on a GPU for such images, in calls
         and in one stream at a time.
 
-        Raises as ``__call__`` does.
+        Raises as ``__call__`` does, and DataError for sizes that no image and no batch has.
         """
-        width, height = image_wh
-        image, box = np.zeros((height, width, 3), np.uint8), [0, 0, width, height]
-        sizes = range(1, self._max_batch + 1) if sizes is None else list(sizes)
-        for size in sizes:
+        image = black_image(image_wh)
+        box = [0, 0, image.shape[1], image.shape[0]]
+        if sizes is None:
+            sizes = range(1, self._max_batch + 1)
+        # graphs are limited: the largest batches, which streams run, come first
+        for size in sorted(whole_numbers("sizes", sizes), reverse=True):
             self(image, [box] * size)
         for _ in self.stream([image] * (2 * self._max_batch), [[box]] * (2 * self._max_batch)):
             pass  # both sets of buffers have room for as many images as a batch can have
@@ -172,8 +180,7 @@ class PoseEstimator:
 
         Raises as ``__call__`` does, and DataError for fewer than one round.
         """
-        if rounds < 1:
-            raise DataError(f"rounds is {rounds}; a profile needs at least one")
+        rounds = whole_number("rounds", rounds)
         found: dict[str, list[float]] = defaultdict(list)
         for round_ in range(rounds + 1):
             with self._open_pipeline().lane() as lane:
@@ -188,6 +195,18 @@ class PoseEstimator:
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None:
             pipeline.close()
+
+    def __del__(self) -> None:
+        pipeline = getattr(self, "_pipeline", None)
+        # not closed here: the collector runs in any thread, also in one that is at work with the device
+        if pipeline is not None and pipeline.leaks:
+            warnings.warn(
+                f"a PoseEstimator on {self._device} was forgotten: what it has on the device stays until the "
+                "process ends. Close it, or use it in a with block.",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
 
     def __enter__(self) -> "PoseEstimator":
         return self
@@ -226,11 +245,12 @@ class PoseEstimator:
                 yield from regroup_images(batches, self._spec.num_joints)
 
 
-def _check(spec: ModelSpec, max_batch: int) -> None:
+def _check(spec: ModelSpec, max_batch: int, yuv: str) -> None:
     if spec.task != "pose":
         raise BundleError(f"{spec.name} is a {spec.task} model and finds no joints. Open it with Classifier.")
     if max_batch < 1:
         raise DataError(f"max_batch is {max_batch}; a batch holds at least one person")
+    check_yuv(yuv)
 
 
 def _one_by_one(groups: Iterator[Grouped], lane: Lane) -> Generator[Grouped, None, None]:

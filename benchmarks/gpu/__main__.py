@@ -14,7 +14,7 @@ Each kernel is first compared with numpy on the device; a mismatch ends the run.
 Kernels are timed by CUDA events. ``--bundle`` runs its engine; without one, a stack of convolutions in torch
 of the cost of RSN-18 stands in for the network, and without torch only the kernels are measured; the report
 says which. The program ends with 0 when all was measured that can be, whether or not targets are met, and
-with 1 on an error.
+with 1 on an error. ``--out`` is written after each part; ``not_reached`` names those that are not in it.
 """
 
 import argparse
@@ -22,12 +22,14 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ...errors import PosedgeError, SessionError
+from ... import __version__
+from ...errors import OutputError, PosedgeError, SessionError
 from ...files import write_text
 from ...runtime.cuda.gpu import require_gpu
 from .bench import FULL, QUICK, Bench
@@ -38,7 +40,7 @@ from .pipeline import pipeline_figures
 from .warp import check_warp, warp_figures
 
 _VERSIONS_OF = (
-    *("posedge", "numpy", "cuda-bindings", "nvidia-cuda-nvrtc", "pycuda", "torch"),
+    *("numpy", "cuda-bindings", "nvidia-cuda-nvrtc", "pycuda", "torch"),
     *("tensorrt", "tensorrt-rtx-cu13", "opencv-python-headless", "opencv-python"),
 )
 
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.frames < 1:
         parser.error("--frames must be at least 1")
     try:
+        if options.out:
+            _check_out(options.out)
         require_gpu(options.device)
         with Bench(QUICK if options.quick else FULL, options.device) as bench:
             _run(bench, options, sys.argv[1:] if arguments is None else arguments)
@@ -66,18 +70,38 @@ def _run(bench: Bench, options: argparse.Namespace, arguments: Sequence[str]) ->
     network, said = open_network(bench, options.bundle, options.variant)
     print(f"network: {'; '.join(said)}", flush=True)
     bandwidth = bench.copy_bandwidth()
-    figures = [
-        *warp_figures(bench, bandwidth),
-        *decode_figures(bench, bandwidth),
-        *pipeline_figures(bench, network, options.frames),
-    ]
+    parts: dict[str, Callable[[], Sequence[Figure]]] = {
+        "warp": lambda: warp_figures(bench, bandwidth),
+        "decode": lambda: decode_figures(bench, bandwidth),
+        "pipeline": lambda: pipeline_figures(bench, network, options.frames),
+    }
     meaningless = _meaningless(bench, options.quick)
+    figures: list[Figure] = []
+    left = list(parts)
+    for part, measure in parts.items():
+        figures += measure()
+        left.remove(part)
+        if options.out:  # after each part, so that a run that is cut off leaves what it measured
+            record = _record(bench, arguments, bandwidth, checks, figures, meaningless)
+            record |= {"network": said, "not_reached": left}
+            write_text(options.out, json.dumps(record, indent=1) + "\n")
     print(f"copy on the device: {bandwidth / 1000:.1f} GB/s, read and written\n")
     print(table(checks, figures, meaningless))
     if options.out:
-        record = _record(bench, arguments, bandwidth, checks, figures, meaningless) | {"network": said}
-        write_text(options.out, json.dumps(record, indent=1) + "\n")
         print(f"\nwritten to {options.out}")
+
+
+def _check_out(path: Path) -> None:
+    """Refuse a path that cannot be written before hours of work. Raises OutputError."""
+    try:
+        if path.is_dir():
+            raise OutputError(f"--out {path}: this is a directory. Give the path of a file.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise OutputError(
+            f"--out {path}: cannot be written ({error.strerror}). Give another path."
+        ) from error
 
 
 def _checked(bench: Bench) -> list[Check]:
@@ -130,7 +154,7 @@ def _record(
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"posedge": __version__}  # also where it is run without being installed
     for package in _VERSIONS_OF:
         try:
             found[package] = version(package)

@@ -18,7 +18,7 @@ from .stage_timer import StageTimer
 from .streams import Graph
 from .warp import warp_launch
 
-_GRAPHS = 16  # batch sizes that are captured; further ones run without a graph
+_GRAPHS = 16  # batch sizes that are captured besides the largest; further ones run without a graph
 
 Work = Callable[[], None]
 
@@ -62,7 +62,8 @@ class BatchWork:
         self._decoder = Decoder(self._spec, self.largest, flip_test=flip_test, half=kinds.pop())
         self._ready: dict[int, list[Work]] = {}
         self._graphs: list[Graph] = []
-        self.no_graphs: str | None = None
+        self._refused: str | None = None  # why nothing more is captured
+        self._full = False
         with ExitStack() as made:
 
             def buffer(size: int) -> DeviceBuffer:
@@ -82,7 +83,14 @@ class BatchWork:
     @property
     def graph_sizes(self) -> tuple[int, ...]:
         """Batch sizes that are replayed as CUDA graphs."""
-        return tuple(sorted(self._ready)) if self.no_graphs is None else ()
+        return tuple(sorted(self._ready))
+
+    @property
+    def no_graphs(self) -> str | None:
+        """Why a batch size runs without a CUDA graph; None where none does."""
+        if self._refused is None and self._full:
+            return f"{len(self._ready)} batch sizes are captured, and no more are: each takes device memory"
+        return self._refused
 
     def put(self, count: int) -> None:
         """Put the work of ``count`` persons on the stream, 1 to ``largest``. Not from two threads at once."""
@@ -94,8 +102,12 @@ class BatchWork:
         stages = self._stages(count)
         for stage in stages:
             stage.put()
-        if self.no_graphs is None and len(self._ready) < _GRAPHS:
+        if self._refused is not None:
+            return
+        if len(self._ready) < _GRAPHS or count == self.largest:
             self._capture(count, stages)
+        else:
+            self._full = True
 
     def put_timed(self, count: int, timer: StageTimer) -> None:
         """``put`` without a graph, measured stage by stage."""
@@ -178,7 +190,7 @@ class BatchWork:
                 graph.close()
             if self.context.lost:
                 raise
-            self.no_graphs = f"a capture was refused: {refused}"
+            self._refused = f"a capture was refused: {refused}"
             return
         self._graphs += made
         self._ready[count] = ready

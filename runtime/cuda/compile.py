@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import MissingExtraError, OutputError, SessionError, require
+from ...errors import MissingExtraError, OutputError, SessionError, UnservedDeviceError, require
 from ...files import cache_directory, sha256_bytes, write_bytes
 
 SOURCE = Path(__file__).with_name("kernels.cu")
@@ -38,14 +38,21 @@ def compile_kernels(capability: tuple[int, int], cache: Path | None = None) -> C
     """The kernels for a device of this compute capability (major, minor), compiled or from the cache.
 
     cache: the directory of the cache; None takes ``kernels`` in posedge's cache directory. A cache that
-    cannot be read or written is done without.
+    cannot be read or written is done without. Where NVRTC cannot compile for the device, what another
+    environment's NVRTC has compiled is taken: PyCUDA then needs no nvcc.
 
-    Raises MissingExtraError where NVRTC is not installed, SessionError where it serves no device as old as
-    this one or refuses the source.
+    Raises MissingExtraError where NVRTC is not installed, UnservedDeviceError where it serves no device as
+    old as this one, SessionError where it refuses the source.
     """
-    compiler = Nvrtc()
-    architecture = choose_architecture(capability, compiler.architectures(), compiler.version)
     source = SOURCE.read_text("utf-8")
+    try:
+        compiler = Nvrtc()
+        architecture = choose_architecture(capability, compiler.architectures(), compiler.version)
+    except (MissingExtraError, UnservedDeviceError):
+        kept = _kept(cache, source, f"sm_{capability[0]}{capability[1]}")
+        if kept is None:
+            raise
+        return kept
     path = _entry(cache, source, compiler.version, architecture)
     image = _read(path) if path else None
     if image is None:
@@ -59,14 +66,14 @@ def choose_architecture(capability: tuple[int, int], served: list[int], version:
     """What to compile for: the device's own architecture, or PTX of the newest one below it.
 
     served: what NVRTC of this version compiles for, such as 75 for compute capability 7.5, ascending.
-    Raises SessionError for a device older than all of them.
+    Raises UnservedDeviceError for a device older than all of them.
     """
     wanted = 10 * capability[0] + capability[1]
     if wanted in served:
         return f"sm_{wanted}"
     older = [number for number in served if number < wanted]
     if not older:
-        raise SessionError(
+        raise UnservedDeviceError(
             f"the CUDA kernels cannot be compiled for compute capability {capability[0]}.{capability[1]}: "
             f"NVRTC {version} serves {served[0] // 10}.{served[0] % 10} and later. "
             "Install an older NVRTC with: pip install 'posedge[cuda12]'"
@@ -132,8 +139,19 @@ def _entry(cache: Path | None, source: str, version: str, architecture: str) -> 
         directory = cache_directory() / "kernels" if cache is None else cache
     except RuntimeError:  # there is no home directory
         return None
-    key = sha256_bytes("\0".join([source, *OPTIONS, version, architecture]).encode())
-    return directory / f"{architecture}-{key[:32]}"
+    key = sha256_bytes("\0".join([source, *OPTIONS, architecture]).encode())
+    return directory / f"{architecture}-{key[:32]}-{version}"
+
+
+def _kept(cache: Path | None, source: str, architecture: str) -> CompiledKernels | None:
+    """The cubin that any version of NVRTC has left in the cache."""
+    any_version = _entry(cache, source, "*", architecture)
+    try:
+        found = sorted(any_version.parent.glob(any_version.name)) if any_version else []
+    except OSError:
+        return None
+    images = [image for image in map(_read, found) if image is not None]
+    return CompiledKernels(architecture, images[-1]) if images else None
 
 
 def _read(path: Path) -> bytes | None:

@@ -67,6 +67,11 @@ class Context:
         return self._handle is None
 
     @property
+    def is_usable(self) -> bool:
+        """Whether it is open, of this process, and not lost."""
+        return not (self.closed or self._lost or os.getpid() != self._process)
+
+    @property
     def lost(self) -> str | None:
         """CUDA's name for what broke the device for this process, None while it works."""
         return self._lost
@@ -128,7 +133,7 @@ class Context:
         That is so after the device was lost, after the context was closed, and in a forked process, which
         owns nothing of its parent's.
         """
-        if self.closed or self._lost or os.getpid() != self._process:
+        if not self.is_usable:
             yield None
             return
         with self.current(doing) as driver:

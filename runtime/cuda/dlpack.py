@@ -122,6 +122,8 @@ def from_interface(array: Any) -> tuple[DeviceArray, int | None]:
         stream = None if stream is None else int(stream)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"the image's __cuda_array_interface__ is not understood: {error!r}.") from error
+    if described.get("mask") is not None:
+        raise DataError("the image on the GPU has a mask; images have none. Give the array without it.")
     if kind not in ("|u1", "<u1", ">u1"):
         raise DataError(f"the image on the GPU has values of type {kind!r}; images are uint8 ('|u1').")
     return DeviceArray(address, shape, strides, array), stream

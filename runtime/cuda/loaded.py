@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from ...errors import MissingExtraError, SessionError, require
+from ...errors import MissingExtraError, SessionError, UnservedDeviceError, require
 from .compile import OPTIONS, SOURCE, compile_kernels
 from .context import Context
 from .kernels import KERNELS, Launch
@@ -50,7 +50,7 @@ class LoadedKernels:
 def _image(context: Context, cache: Path | None) -> bytes:
     try:
         return compile_kernels(context.device.capability, cache).image
-    except MissingExtraError:
+    except (MissingExtraError, UnservedDeviceError):
         if not context.driver.name.startswith("pycuda"):
             raise
     return _compiled_by_nvcc(context)
@@ -59,7 +59,8 @@ def _image(context: Context, cache: Path | None) -> bytes:
 def _compiled_by_nvcc(context: Context) -> bytes:
     """A cubin by PyCUDA's compiler, which runs nvcc and keeps a cache of its own.
 
-    For device images with PyCUDA and CUDA's toolkit, and without NVRTC's package.
+    For device images with PyCUDA and CUDA's toolkit, and without NVRTC's package or with one that does not
+    serve the device. Raises MissingExtraError where nvcc is not there, SessionError where it refuses.
     """
     compiler = require("pycuda.compiler", "pycuda")
     errors = require("pycuda.driver", "pycuda").Error
@@ -69,10 +70,14 @@ def _compiled_by_nvcc(context: Context) -> bytes:
         image: bytes = compiler.compile(
             SOURCE.read_text("utf-8"), options=options, arch=f"sm_{major}{minor}", no_extern_c=True
         )
-    except (errors, OSError) as error:
+    except OSError as error:
+        raise MissingExtraError(
+            f"the CUDA kernels cannot be compiled: {error}. Put CUDA's nvcc on the PATH, or install an NVRTC "
+            "that serves the device with: pip install 'posedge[cuda]' (or 'posedge[cuda12]' for an older one)"
+        ) from error
+    except errors as error:
         raise SessionError(
             f"the CUDA kernels cannot be compiled: {SOURCE.name} was refused by PyCUDA's nvcc "
-            f"({' '.join(str(error).split())[:500]}). Put nvcc on the PATH, or install NVRTC with: "
-            "pip install 'posedge[cuda]'"
+            f"({' '.join(str(error).split())[:500]}). Install NVRTC with: pip install 'posedge[cuda]'"
         ) from error
     return image

@@ -95,6 +95,11 @@ class DevicePipeline:
         return self._work.largest
 
     @property
+    def leaks(self) -> bool:
+        """Whether it is open, on a device that works, in the process that opened it."""
+        return not self.gate.closed and self.context.is_usable
+
+    @property
     def lost(self) -> str | None:
         """CUDA's name for what broke the device for this process, None while it works."""
         return self.context.lost
@@ -106,7 +111,7 @@ class DevicePipeline:
 
     @property
     def no_graphs(self) -> str | None:
-        """Why no CUDA graphs are captured (any more); None where they are."""
+        """Why a batch size runs without a CUDA graph; None where none does."""
         return self._work.no_graphs
 
     def warmed_up(self) -> None:

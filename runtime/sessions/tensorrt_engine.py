@@ -59,7 +59,7 @@ class TensorRTEngine:
             self._runtime: Any = self._trt.Runtime(_logger(self._trt, self._words))
             self._engine: Any = self._runtime.deserialize_cuda_engine(engine)
             if self._engine is None:
-                raise self._refused(library, len(engine))
+                raise self._refused(len(engine))
             if not hasattr(self._engine, "num_io_tensors"):
                 raise SessionError(
                     f"{where}: {self.library} is too old; 8.6 is the oldest that posedge runs."
@@ -215,13 +215,14 @@ class TensorRTEngine:
         self._words.clear()
         return said
 
-    def _refused(self, library: str, size: int) -> SessionError:
+    def _refused(self, size: int) -> SessionError:
         said = self._said()
         if "memory" in said.lower():
-            figures = self.context.allocating("load an engine", size)
+            free, total = self.context.memory_info()
             return DeviceError(
-                f"{self._where}: no room on {self.context.device.name} for the engine{figures} ({said}). "
-                "Free memory on the device."
+                f"{self._where}: no room on {self.context.device.name} for the engine: its file has {size:,} "
+                f"bytes, {free:,} of {total:,} are free, and TensorRT does not say how much it asked for "
+                f"({said}). Free memory on the device."
             )
         major, minor = self.context.device.capability
         return SessionError(

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from posedge.errors import BundleError, DataError, DeviceError, SessionError
 from posedge.runtime.bundle import VariantFiles, seal_bundle
+from posedge.runtime.cuda.frames import Nv12Frame
 from posedge.runtime.pose import PoseEstimator
 from posedge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from posedge.runtime.spec import ModelSpec
@@ -299,6 +300,41 @@ def test_closing_under_a_running_stream_ends_it(estimator: PoseEstimator) -> Non
     with pytest.raises(SessionError, match="closed"):
         for _ in results:
             pass
+
+
+@pytest.mark.parametrize("image_wh", [(-1, 5), (0, 0), (80, 100.5), (80,), None, 80, (10**9, 10**9)])
+def test_a_warm_up_for_what_is_no_image_is_refused(estimator: PoseEstimator, image_wh: object) -> None:
+    with pytest.raises(DataError, match=r"image_wh|does not fit into memory"):
+        estimator.warmup(image_wh)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sizes", [[0], [-1], [2, 1.5], 3])
+def test_a_warm_up_for_what_is_no_batch_is_refused(estimator: PoseEstimator, sizes: object) -> None:
+    with pytest.raises(DataError, match="sizes"):
+        estimator.warmup((80, 100), sizes)  # type: ignore[arg-type]
+    estimator.warmup((np.int64(80), np.int32(100)), np.array([1, 2]))
+
+
+@pytest.mark.parametrize("rounds", [-1, "a", 1.5, None])
+def test_a_profile_has_whole_rounds(estimator: PoseEstimator, rounds: object) -> None:
+    with pytest.raises(DataError, match="rounds is "):
+        estimator.profile(np.zeros((9, 9, 3), np.uint8), [(0, 0, 9, 9)], rounds)  # type: ignore[arg-type]
+
+
+def test_nv12_needs_a_gpu(estimator: PoseEstimator) -> None:
+    frame = Nv12Frame(np.zeros((8, 8), np.uint8), np.zeros((4, 8), np.uint8))
+    with pytest.raises(DataError, match="NV12 frame, which needs an estimator with device='cuda'"):
+        estimator(frame, [BOX])
+
+
+def test_an_unknown_colour_standard_is_refused_at_once(bundle: Path) -> None:
+    with pytest.raises(DataError, match="colour standard of NV12 is 'bt2020'; it must be one of bt601"):
+        PoseEstimator(bundle, yuv="bt2020")
+    with (
+        OnnxRuntimeSession(spot_network(), SPEC) as session,
+        pytest.raises(DataError, match="colour standard"),
+    ):
+        PoseEstimator.from_session(session, yuv="bt2020")
 
 
 def test_a_batch_holds_at_least_one_person() -> None:

@@ -225,6 +225,9 @@ def test_what_cannot_be_read_is_refused_and_given_back(pose, frame, image: np.nd
         pose(Dlpack(good, device=3), BOXES)
     with pytest.raises(DataError, match="not understood"):
         pose(SimpleNamespace(__cuda_array_interface__=None), BOXES)
+    with pytest.raises(DataError, match="has a mask"):
+        pose(SimpleNamespace(__cuda_array_interface__={**described, "mask": object()}), BOXES)
+    pose(SimpleNamespace(__cuda_array_interface__={**described, "mask": None}), BOXES)
     plane = image[..., 0]
     for luma, chroma, said in (
         (plane, frame(plane[:50]), "one plane is on the GPU"),

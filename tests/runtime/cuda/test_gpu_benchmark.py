@@ -5,10 +5,12 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+import posedge
 from posedge.runtime.bundle import EngineBuild, VariantFiles, seal_bundle
 from posedge.runtime.spec import ModelSpec
 from posedge.runtime.target import Target
@@ -70,6 +72,8 @@ def test_everything_is_compared_and_measured(
     assert record["command"].startswith(f"python -m posedge.benchmarks.gpu --quick --bundle {bundle}")
     assert record["network"] == ["small_pose, good, tensorrt 10.3.0"]
     assert {"python", "binding", "numpy"} <= set(record["versions"])
+    assert record["versions"]["posedge"] == posedge.__version__
+    assert record["not_reached"] == []
     for check in record["largest_differences"]:
         assert 0 <= check["largest_difference"] <= check["allowed"]
     assert len(record["largest_differences"]) == 4 + 4 * 2 * 2 * 2
@@ -119,6 +123,41 @@ def test_without_a_device_it_says_so_and_ends_with_1(
     assert "CUDA_ERROR_NO_DEVICE" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not out.exists()
+
+
+def test_a_run_that_is_cut_off_leaves_what_it_measured(
+    stand_in_process: dict[str, str], bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "posedge.benchmarks.gpu", "--quick", "--bundle", str(bundle)]
+    with subprocess.Popen(
+        [*command, "--out", str(out), "--frames", "1000000000"],
+        env={**stand_in_process, "POSEDGE_CACHE": os.environ["POSEDGE_CACHE"]},
+        stdout=subprocess.DEVNULL,
+    ) as running:
+        try:
+            while running.poll() is None:
+                if out.exists() and json.loads(out.read_text())["not_reached"] == ["pipeline"]:
+                    break
+                time.sleep(0.05)
+        finally:
+            running.kill()
+    record = json.loads(out.read_text())
+    assert [figure["name"] for figure in record["figures"]] == KERNELS
+    assert record["not_reached"] == ["pipeline"]
+
+
+def test_a_path_that_cannot_be_written_is_refused_before_any_work(
+    stand_in_process: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for out, said in (
+        (tmp_path, "this is a directory"),
+        (tmp_path / "file" / "out.json", "cannot be written"),
+    ):
+        done = benchmark(stand_in_process, "--out", str(out))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"error: --out {out}: {said}")
 
 
 def test_a_wrong_kernel_ends_the_run_before_anything_is_timed(

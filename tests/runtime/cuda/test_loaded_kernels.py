@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from posedge.errors import DeviceError, MissingExtraError, SessionError
+from posedge.errors import DeviceError, MissingExtraError, UnservedDeviceError
 from posedge.runtime.cuda.context import Context
 from posedge.runtime.cuda.crops import CROP
 from posedge.runtime.cuda.driver import open_driver
@@ -53,7 +53,33 @@ def test_pycuda_compiles_where_nvrtc_is_not(
         assert np.isfinite(border(context, small_spec, kernels)).all()
     monkeypatch.setenv("FAKE_NO_NVCC", "1")
     said = r"nvcc was not found.*pip install 'posedge\[cuda\]'"
-    with Context(driver=open_driver("pycuda")) as context, pytest.raises(SessionError, match=said):
+    with Context(driver=open_driver("pycuda")) as context, pytest.raises(MissingExtraError, match=said):
+        LoadedKernels(context, tmp_path)
+
+
+def test_without_nvrtc_and_nvcc_what_is_in_the_cache_is_taken(
+    cuda, small_spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Context() as context, LoadedKernels(context, tmp_path):
+        pass
+    monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
+    monkeypatch.setenv("FAKE_NO_NVCC", "1")
+    with Context(driver=open_driver("pycuda")) as context:
+        with LoadedKernels(context, tmp_path) as kernels:
+            assert np.isfinite(border(context, small_spec, kernels)).all()
+        (entry,) = tmp_path.iterdir()
+        entry.write_bytes(b"damaged")
+        with pytest.raises(MissingExtraError, match="nvcc was not found"):
+            LoadedKernels(context, tmp_path)
+
+
+def test_pycuda_compiles_for_a_device_that_nvrtc_does_not_serve(
+    cuda, small_spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_CUDA_SM", "72")
+    with Context(driver=open_driver("pycuda")) as context, LoadedKernels(context, tmp_path) as kernels:
+        assert np.isfinite(border(context, small_spec, kernels)).all()
+    with Context() as context, pytest.raises(UnservedDeviceError, match=r"7\.2.*posedge\[cuda12\]"):
         LoadedKernels(context, tmp_path)
 
 

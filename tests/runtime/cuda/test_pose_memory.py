@@ -1,5 +1,6 @@
 """What the estimator on a GPU holds and does, on stand-ins: nothing is allocated after the first batches."""
 
+import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -23,9 +24,11 @@ BOX = (4.0, 4.0, 60.0, 90.0)
 
 @pytest.fixture
 def make(engine: Callable[..., bytes], small_spec: ModelSpec, cuda) -> Callable[..., PoseEstimator]:
-    def made(library: str = "tensorrt", flip_test: bool = False, **header: object) -> PoseEstimator:
+    def made(
+        library: str = "tensorrt", flip_test: bool = False, max_batch: int = 8, **header: object
+    ) -> PoseEstimator:
         session = TensorRTSession(engine(**header), small_spec, library=library, graphs=0)
-        return PoseEstimator.from_session(session, flip_test)
+        return PoseEstimator.from_session(session, flip_test, max_batch)
 
     return made
 
@@ -111,6 +114,24 @@ def test_a_refused_capture_is_said_and_done_without(make, cuda) -> None:
         assert pipeline.graph_sizes == ()
 
 
+def test_the_largest_batches_of_many_are_captured(make, cuda) -> None:
+    (image,) = pictures(1)
+    with make(largest=20, max_batch=20) as pose:
+        pose.warmup((80, 100))
+        assert pose._pipeline.graph_sizes == tuple(range(5, 21))
+        assert "16 batch sizes are captured" in str(pose._pipeline.no_graphs)
+        cuda.clear_log()
+        pose(image, [BOX] * 20)
+        assert cuda.log().count("cuGraphLaunch") == 1
+    with make(largest=18, max_batch=18) as pose:  # not warmed up: the largest comes last
+        for count in range(1, 19):
+            pose(image, [BOX] * count)
+        assert pose._pipeline.graph_sizes == (*range(1, 17), 18)
+    with make() as pose:
+        pose.warmup((80, 100))
+        assert pose._pipeline.no_graphs is None
+
+
 def test_a_call_inside_the_loop_over_a_stream(make, cuda) -> None:
     images = list(pictures(30))
     with make() as pose:
@@ -159,6 +180,32 @@ def test_a_stream_that_is_left_early_leaves_the_estimator_usable(make, cuda) -> 
             with closing(pose.stream(endless(), boxes)) as results:
                 next(results)
         np.testing.assert_array_equal(pose(image, [BOX])[0], wanted[0])
+
+
+def test_what_ends_early_waits_for_the_device(make, cuda) -> None:
+    """Else the next user's images would be written over those that the device still reads."""
+    (image,) = pictures(1)
+    with make() as pose:
+        pose.warmup((80, 100), [1])
+        for work in (lambda: pose(image, [BOX]), lambda: list(pose.stream([image] * 32, [[BOX]] * 32))):
+            waits = cuda.calls("cuStreamSynchronize")
+            work()
+            assert cuda.calls("cuStreamSynchronize") == waits
+            cuda.fail("cuEventSynchronize", 1, 1)
+            with pytest.raises(DeviceError, match="CUDA_ERROR_INVALID_VALUE"):
+                work()
+            assert cuda.calls("cuStreamSynchronize") == waits + 2  # uploads, and the work on them
+
+
+def test_a_forgotten_estimator_warns(make, cuda) -> None:
+    pose = make()
+    pipeline = pose._pipeline
+    with pytest.warns(ResourceWarning, match=r"on stand-in device was forgotten.*Close it"):
+        del pose
+    pipeline.close()
+    with make():
+        pass  # no warning, which would be an error here
+    gc.collect()
 
 
 def test_closing_under_a_running_stream_ends_it(make, cuda) -> None:

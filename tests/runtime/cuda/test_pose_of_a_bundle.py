@@ -100,6 +100,23 @@ def test_without_a_driver(bundle: Path, monkeypatch: pytest.MonkeyPatch, cuda) -
         PoseEstimator(bundle, device="gpu")  # type: ignore[arg-type]
 
 
+def test_a_device_that_nvrtc_does_not_serve_is_not_taken(
+    bundle: Path, small_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch, cuda
+) -> None:
+    import tensorrt
+
+    monkeypatch.setenv("FAKE_CUDA_SM", "72")
+    built = EngineBuild(Target("tensorrt", tensorrt.__version__, (72,), machine=platform.machine()))
+    seal_bundle(bundle, small_spec, {"fp32": VariantFiles("graph.onnx", "fp32.engine", built)}, "fp32")
+    with PoseEstimator(bundle) as pose:
+        assert pose.device == "cpu"
+        assert "compute capability 7.2" in str(pose.no_gpu)
+        assert pose(IMAGE, [BOX])[0].shape == (1, 17, 2)
+    with pytest.raises(DeviceError, match=r"pip install 'posedge\[cuda12\]'"):
+        PoseEstimator(bundle, device="cuda")
+    assert not any(cuda.live().values())
+
+
 def test_an_altered_engine_is_not_loaded(bundle: Path, cuda) -> None:
     (bundle / "fp32.engine").write_bytes((bundle / "fp32.engine").read_bytes().replace(b"fake", b"FAKE"))
     for device in ("auto", "cpu", "cuda"):
@@ -141,7 +158,17 @@ def test_posedge_run_on_a_device(bundle: Path, capsys: pytest.CaptureFixture[str
         (["--engine", str(bundle / "fp32.engine")], "no bundle vouches for this engine"),
         (["--engine", str(bundle / "fp32.engine"), "--trust", "--device", "cpu"], "runs on a GPU"),
         (["--device", "cuda", "--variant", "bare"], "bare has no engine"),
+        (["--trust"], "--trust is of --engine"),
     ):
         assert main([*command, *options]) == 1
         assert said_why in capsys.readouterr().err
+    for options, noted in (
+        (["--variant", "old"], True),
+        (["--variant", "old", "--device", "cpu"], False),
+        (["--variant", "bare"], False),
+        ([], False),
+    ):
+        assert main([*command, *options]) == 0
+        note = "note: it ran on the CPU: " + str(bundle) + ": the engine of old does not run here"
+        assert (note in capsys.readouterr().err) == noted
     assert not any(cuda.live().values())

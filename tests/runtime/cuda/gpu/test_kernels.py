@@ -12,9 +12,10 @@ from posedge.runtime.cuda.decode import Decoder
 from posedge.runtime.cuda.loaded import LoadedKernels
 from posedge.runtime.cuda.memory import DeviceBuffer
 from posedge.runtime.cuda.streams import Stream
-from posedge.runtime.cuda.warp import warp_launch, yuv_factors
+from posedge.runtime.cuda.warp import warp_launch
 from posedge.runtime.joints import find_joints
 from posedge.runtime.spec import ModelSpec
+from posedge.runtime.yuv import yuv_factors
 
 SPEC = ModelSpec("small", input_wh=(50, 66), heatmap_wh=(13, 17))
 INSIDE, ACROSS, OUTSIDE, TINY = [20, 10, 90, 80], [-40, -30, 300, 150], [500, 500, 600, 700], [5, 5, 6, 6.5]

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import posedge.runtime.cuda.compile as compiling
-from posedge.errors import MissingExtraError, SessionError
+from posedge.errors import MissingExtraError, SessionError, UnservedDeviceError
 from posedge.runtime.cuda.compile import SOURCE, Nvrtc, choose_architecture, compile_kernels
 from posedge.runtime.cuda.kernels import KERNELS
 
@@ -65,7 +65,7 @@ def test_the_architecture_of_a_device(capability, architecture):
 
 def test_a_device_too_old_for_nvrtc():
     with pytest.raises(
-        SessionError, match=r"compute capability 7\.2: NVRTC 13\.5 serves 7\.5 and later.*cuda12"
+        UnservedDeviceError, match=r"compute capability 7\.2: NVRTC 13\.5 serves 7\.5 and later.*cuda12"
     ):
         choose_architecture((7, 2), [75, 80], "13.5")
 

@@ -10,9 +10,10 @@ import pytest
 from posedge.errors import DataError
 from posedge.runtime.boxes import boxes_to_centre_scale
 from posedge.runtime.cuda.crops import DeviceImage
-from posedge.runtime.cuda.warp import YUV_STANDARDS, warp_launch, yuv_factors
+from posedge.runtime.cuda.warp import warp_launch
 from posedge.runtime.preprocess import Preprocessor, warp_matrix
 from posedge.runtime.spec import ModelSpec
+from posedge.runtime.yuv import YUV_STANDARDS, yuv_factors
 
 SPEC = ModelSpec("test", input_wh=(48, 64), mean=(10.0, 20.0, 30.0), std=(2.0, 4.0, 8.0))
 PLAIN = ModelSpec("plain", input_wh=(48, 64), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
