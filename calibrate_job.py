@@ -7,7 +7,6 @@ of deploy's, so that each takes up what the other has finished. Read ``calibrate
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,6 @@ from .runtime.spec import ModelSpec
 from .stages import StageLog
 
 if TYPE_CHECKING:
-    from .calibration.calibrate import Calibration
     from .calibration.placement import FloatLayer
     from .calibration.sensitivity import LayerSensitivity
 
@@ -123,21 +121,6 @@ class _Job:
     def path(self, file: str) -> Path:
         return self.directory / file
 
-    @cached_property
-    def calibration(self) -> "Calibration":
-        """Found when a stage asks for it first: levels of weights are in no file but the INT8 graph."""
-        from .calibration.calibrate import calibrate
-
-        crops = self.data.batches(self.spec, _BATCH)
-        return calibrate(
-            self.path(FLOAT_GRAPH),
-            crops,
-            self.options.recipe,
-            self.data.images_sha256,
-            self.progress,
-            self.data.count,
-        )
-
     def stage(
         self, name: str, inputs: Mapping[str, Any], outputs: tuple[str, ...], work: Callable[[], None]
     ) -> None:
@@ -216,33 +199,40 @@ def _export(job: _Job) -> None:
 
 
 def _quantize(job: _Job) -> None:
-    from .export.graphs import save_graph
+    from .calibration.calibrate import quantize
 
     graph, data, recipe = job.path(FLOAT_GRAPH), job.data, job.options.recipe
 
     def work() -> None:
-        save_graph(job.calibration.quantized(), job.path(INT8_GRAPH))
-        job.calibration.table.save(job.path(TABLE))
+        crops = data.batches(job.spec, _BATCH)
+        table = quantize(
+            graph, crops, job.path(INT8_GRAPH), recipe, data.images_sha256, job.progress, data.count
+        )
+        table.save(job.path(TABLE))
 
     inputs = {"graph": sha256_file(graph), "images": data.images_sha256, "recipe": asdict(recipe)}
     job.stage("int8", inputs, (INT8_GRAPH, TABLE), work)
 
 
 def _measure_layers(job: _Job) -> None:
-    """The sensitivity of each layer, as CSV and picture."""
+    """The sensitivity of each layer, as CSV and picture. The calibration is that of the files, so it does not
+    matter whether this run made them."""
+    from .calibration.reread import read_calibration
     from .calibration.sensitivity import CROPS, measure_sensitivity
 
-    graph, table = job.path(FLOAT_GRAPH), job.path(TABLE)
+    graph, table, int8 = job.path(FLOAT_GRAPH), job.path(TABLE), job.path(INT8_GRAPH)
 
     def work() -> None:
         crops = job.data.batches(job.spec, _BATCH)
-        layers = measure_sensitivity(job.calibration, crops, job.spec, job.progress)
+        found = read_calibration(graph, table, int8)
+        layers = measure_sensitivity(found, crops, job.spec, job.progress)
         write_layers(layers, job.path(LAYERS))
         write_layer_plot(layers, job.spec.name, job.path(LAYER_PLOT))
 
     inputs = {
         "graph": sha256_file(graph),
         "table": sha256_file(table),
+        "int8": sha256_file(int8),
         "images": job.data.images_sha256,
         "spec": job.spec.to_dict(),
         "crops": CROPS,

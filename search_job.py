@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,9 @@ class SearchJob:
             layers = measure_sensitivity(self._calibration, crops, self.spec, self.progress)
             write_text(self.directory / record, json.dumps([asdict(layer) for layer in layers], indent=1))
 
-        self.stages.run("search sensitivity", self._inputs, (record,), work)
+        # a record with other figures, of an earlier posedge, is measured again
+        inputs = {**self._inputs, "figures": [figure.name for figure in fields(LayerSensitivity)]}
+        self.stages.run("search sensitivity", inputs, (record,), work)
         return tuple(
             LayerSensitivity(**layer) for layer in json.loads((self.directory / record).read_text("utf-8"))
         )

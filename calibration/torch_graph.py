@@ -4,7 +4,7 @@ Learning needs gradients and sensitivity needs to start in the middle of the gra
 Only what top-down networks are made of is known here; what is not is named.
 """
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,19 +51,24 @@ class TorchGraph:
                 value = topology.constant(tensor)
                 if value is not None:
                     self.constants[tensor] = torch.from_numpy(np.array(value))
-        self._last_reader = {
-            tensor: index for index, (_, node) in enumerate(self.nodes) for tensor in node.input
-        }
+        last_reader = {tensor: index for index, (_, node) in enumerate(self.nodes) for tensor in node.input}
+        self._read_last_by: dict[int, list[str]] = {}
+        for tensor, index in last_reader.items():
+            if tensor not in self.outputs:
+                self._read_last_by.setdefault(index, []).append(tensor)
 
     def run(self, pixels: Tensor, read: Read = _unchanged) -> tuple[Tensor, ...]:
         """The outputs for float32 (N, 3, H, W), in the order of the graph."""
         values: dict[str, Tensor] = {self.input: pixels}
-        for index, (_, node) in enumerate(self.nodes):
+        for index in range(len(self.nodes)):
             self.step(index, values, read)
-            for tensor in node.input:
-                if self._last_reader[tensor] == index and tensor not in self.outputs:
-                    values.pop(tensor, None)
+            for tensor in self.read_last_by(index):
+                values.pop(tensor, None)
         return tuple(values[name] for name in self.outputs)
+
+    def read_last_by(self, index: int) -> Sequence[str]:
+        """The tensors that no node after this one reads, and that are no output of the graph."""
+        return self._read_last_by.get(index, ())
 
     def step(self, index: int, values: MutableMapping[str, Tensor], read: Read = _unchanged) -> None:
         """Run one node: reads its inputs from ``values`` and adds its outputs to them."""

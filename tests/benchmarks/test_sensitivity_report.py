@@ -23,14 +23,14 @@ from posedge.runtime.images import read_image
 
 NAN = float("nan")
 LAYERS = (
-    LayerSensitivity("stem", "Conv", "input", 600, 1.5, 1e-3, 0.25, 4.0),
-    LayerSensitivity("sum", "Add", "relu", 0, 3.0, 2e-3, 0.0, 1.0),
+    LayerSensitivity("stem", "Conv", "input", 600, 1.5, 1e-3, 0.25, 4.0, 2e-3),
+    LayerSensitivity("sum", "Add", "relu", 0, 3.0, 2e-3, 0.0, 1.0, 2e-3),
     LayerSensitivity(
-        "stage1/unit0/bottleneck/branch2/conv1/output", "Conv", "a,b", 100, 80.0, 7e-3, 0.5, 9.0
+        "stage1/unit0/bottleneck/branch2/conv1/output", "Conv", "a,b", 100, 80.0, 7e-3, 0.5, 9.0, 3e-2
     ),
-    LayerSensitivity("head", "Conv", "last", 300, 1.0, 0.0, 0.0, 0.0),
+    LayerSensitivity("head", "Conv", "last", 300, 1.0, 0.0, 0.0, 0.0, 0.0),
 )
-CLASSIFIER = (LayerSensitivity("fc", "Gemm", "pooled", 8, 2.0, 0.5, NAN, NAN),)
+CLASSIFIER = (LayerSensitivity("fc", "Gemm", "pooled", 8, 2.0, 0.5, NAN, NAN, 0.6),)
 
 
 class Terminal(io.StringIO):
@@ -41,7 +41,7 @@ class Terminal(io.StringIO):
 def test_the_worst_comes_first() -> None:
     found = table(LAYERS)
     assert [row[0] for row in found.rows][1:] == ["sum", "stem", "head"]
-    assert found.rows[0][1:] == ("Conv", "10.0 %", "80.0", "7.0e-03", "0.50", "9.00")
+    assert found.rows[0][1:] == ("Conv", "10.0 %", "80.0", "7.0e-03", "3.0e-02", "0.50", "9.00")
     assert found.rows[1][2] == "-", "an Add has no multiply-accumulates"
     assert [row[0] for row in table(LAYERS, rows=2).rows] == [found.rows[0][0], "sum"]
     assert "2 worst of 4 layers" in table(LAYERS, rows=2).title
@@ -101,7 +101,7 @@ def test_the_curve_takes_layers_by_their_error_per_work() -> None:
 
 
 def test_a_curve_without_errors_or_work_is_flat() -> None:
-    silent = tuple(LayerSensitivity(f"c{i}", "Conv", "x", 0, 1.0, 0.0, 0.0, 0.0) for i in range(3))
+    silent = tuple(LayerSensitivity(f"c{i}", "Conv", "x", 0, 1.0, 0.0, 0.0, 0.0, 0.0) for i in range(3))
     assert [(work, error) for _, work, error in curve(silent)] == [(0, 0)] * 3
     assert curve(()) == []
 

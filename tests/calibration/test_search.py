@@ -15,7 +15,7 @@ MACS = dict.fromkeys(COSTS, 1000)
 
 
 def layer(name: str, error: float, macs: int = 1000) -> LayerSensitivity:
-    return LayerSensitivity(name, "Conv", f"{name}_in", macs, 1.0, error, 0.0, 0.0)
+    return LayerSensitivity(name, "Conv", f"{name}_in", macs, 1.0, error, 0.0, 0.0, error)
 
 
 LAYERS = tuple(layer(name, cost) for name, cost in COSTS.items())
