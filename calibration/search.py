@@ -5,13 +5,12 @@ saves. Levels of that order are tried on one part of the images, coarse ones: be
 of a few hundred images shows nothing but noise. Each level's layers in float contain those of the level
 before. The choice is confirmed on the other part, which it has not seen.
 
-No layer leaves INT8 for noise: a level is left for one with more in float only when the images show that it
-loses more than the budget, which is when the whole interval of its drop does. What the images cannot tell
-from the budget is called that, and nothing better.
+A level is taken when its drop is within the budget, on either part. The interval of that drop over images
+says what this is worth: a budget that it cannot tell from its double is met by chance, and called undecided.
 
 INT8 is not always faster: reformatting may cost more than it saves. Where latencies of the device are there,
 a level that another with more layers in float outruns, or equals, is not tried. The levels that are left get
-slower the more is in float, so the first of them that is not over the budget is the fastest that is not.
+slower the more is in float, so the first of them that is within the budget is the fastest that is.
 """
 
 import math
@@ -127,6 +126,8 @@ class SearchResult:
     def verdict(self) -> str:
         """One sentence for people."""
         budget, images = f"the budget of {self.budget:g}", self.chosen.measured.images
+        if not self.confirmations:
+            return f"{budget} does not hold even with the least INT8; the closest is {self.chosen}"
         if self.outcome == "holds":
             return f"{budget} holds on {images} images that the search did not see: {self.chosen}"
         if self.outcome == "undecided":
@@ -134,12 +135,8 @@ class SearchResult:
                 f"the drop cannot be told from {budget} on {images} images that the search did not see: "
                 f"{self.chosen}. Measure on more images"
             )
-        if self.confirmations:
-            return (
-                f"{budget} does not hold on {images} images that the search did not see: {self.chosen}"
-                ". Accept more"
-            )
-        return f"{budget} does not hold even with the least INT8; the closest is {self.chosen}"
+        unseen = f"{images} images that the search did not see"
+        return f"{budget} does not hold on {unseen}: {self.chosen}. Accept more"
 
 
 def share_in_int8(
@@ -166,8 +163,7 @@ def search_placement(
     confirm: Measure,
     latency: Latency | None = None,
 ) -> SearchResult:
-    """The variant with the most INT8 that is not shown to drop more than ``budget``; with ``latency``, the
-    fastest one.
+    """The variant with the most INT8 that drops at most ``budget``; with ``latency``, the fastest one.
 
     layers: those that can be in INT8. macs: of all convolutions of the graph by their first output, those
         in float for other reasons too.
@@ -216,14 +212,14 @@ class _Search:
                 continue
             chosen = self._trial(level, self._confirm)
             self._confirmations.append(chosen)
-            if chosen.measured.outcome(self._budget) != "fails":
+            if chosen.measured.drop <= self._budget:
                 return self._result(chosen)
             if len(self._confirmations) == _CONFIRMATIONS:
                 break
         return self._result(min(self._confirmations, key=lambda trial: trial.measured.drop))
 
     def _bisect(self, failing: int, passing: int) -> int:
-        """The first level that is not over the budget, between one that is and one that is not."""
+        """The first level that is within the budget, between one that is not and one that is."""
         while passing - failing > 1:
             middle = (failing + passing) // 2
             if self._keeps(middle):
@@ -233,10 +229,10 @@ class _Search:
         return passing
 
     def _keeps(self, level: int) -> bool:
-        """Whether the searched images do not show that the level is over the budget."""
+        """Whether the level is within the budget on the searched images."""
         if level not in self._trials:
             self._trials[level] = self._trial(level, self._measure)
-        return self._trials[level].measured.outcome(self._budget) != "fails"
+        return self._trials[level].measured.drop <= self._budget
 
     def _trial(self, level: int, measure: Measure) -> Trial:
         placement = self._placements[level]

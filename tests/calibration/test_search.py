@@ -117,28 +117,26 @@ def test_layers_that_do_no_harm_stay_in_int8() -> None:
     assert result.chosen.float_layers == ("bad",)
 
 
-def test_no_layer_goes_to_float_for_noise() -> None:
-    """All of INT8 seems to drop more than the budget, but the images do not show that it does."""
+def test_a_budget_that_few_images_cannot_show_is_called_undecided() -> None:
+    """The drop is within the budget, and so may be by chance one of twice that."""
     measuring = Counted(lambda _kept: Drop(0.0035, -0.027, 0.040, 20))
-    result = search_placement(LAYERS, MACS, 0.0, measuring, measuring)
+    result = search_placement(LAYERS, MACS, 0.01, measuring, measuring)
     assert result.chosen.int8_share == 1
     assert measuring.asked == [(), ()], "searched and confirmed, and no other level tried"
     assert (result.outcome, result.met) == ("undecided", False)
-    assert "cannot be told from the budget of 0 on 20 images" in result.verdict
+    assert "cannot be told from the budget of 0.01 on 20 images" in result.verdict
     assert result.curve[0].endswith(
         "drop +0.0035 (-0.0270 to +0.0400), which 20 images cannot tell from the budget"
     )
 
 
-def test_the_search_stops_at_the_first_level_that_is_not_shown_to_be_over_the_budget() -> None:
+def test_a_drop_above_the_budget_is_not_taken_however_wide_its_interval() -> None:
     def measure(kept: tuple[str, ...]) -> Drop:
         drop = drop_of(kept).drop
         return Drop(drop, drop - 0.02, drop + 0.02, 100)
 
     result = search_placement(LAYERS, MACS, 0.01, measure, measure)
-    # two layers in float drop 0.025, which the interval cannot tell from 0.01; one drops 0.05, which it can
-    assert result.chosen.float_layers == ("conv0", "conv1")
-    assert result.outcome == "undecided"
+    assert result.chosen.measured.drop <= 0.01
 
 
 @pytest.mark.parametrize(
@@ -153,9 +151,7 @@ def test_the_search_stops_at_the_first_level_that_is_not_shown_to_be_over_the_bu
 def test_a_verdict_has_three_forms(drop: Drop, outcome: str) -> None:
     budget = 0.02 if drop.drop == 0.0129 else 0.01
     assert drop.outcome(budget) == outcome
-    result = search_placement(
-        LAYERS, MACS, budget, drop_of if outcome == "fails" else lambda _kept: drop, lambda _kept: drop
-    )
+    result = search_placement(LAYERS, MACS, budget, drop_of, lambda _kept: drop)
     assert result.outcome == outcome
     said = {
         "holds": "the budget of 0.01 holds on 73 images",
