@@ -9,7 +9,6 @@ from typing import Any
 
 from .benchmarks.report.float_layers import float_lines, share_line
 from .benchmarks.tasks import TaskData
-from .calibration.placement import FloatLayer
 from .calibration.recipe import Recipe
 from .files import sha256_file, write_text
 from .progress import Progress
@@ -166,6 +165,8 @@ class VariantGraphs:
         self.stage("int8 layers", inputs, (_INT8_LAYERS,), work)
 
     def _int8_notes(self) -> tuple[str, ...]:
+        from .calibration.placement import FloatLayer
+
         found = json.loads((self.directory / _INT8_LAYERS).read_text("utf-8"))
         layers = [FloatLayer(**layer) for layer in found["float_layers"]]
         return share_line(found["int8_share"]), *float_lines(layers)

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..calibration.macs import int8_share
 from ..errors import MissingExtraError
-from ..export.graphs import load_graph
 from ..progress import SILENT, Progress
 from ..runtime.sessions import Session
 from ..runtime.sessions.onnxruntime import OnnxRuntimeSession
@@ -52,6 +50,9 @@ def measure_variant(
     is kept in the file ``found``, for ``compare``.
     Raises what the session and the evaluation raise.
     """
+    from ..calibration.macs import int8_share  # with onnx, which is asked for before a job begins
+    from ..export.graphs import load_graph
+
     with _open(graph, spec, running, settings) as session:
         place = backend_description(session)
         simulated = " (float16 simulated)" if session.simulated else ""

@@ -3,8 +3,10 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ...calibration.placement import FloatLayer
+if TYPE_CHECKING:
+    from ...calibration.placement import FloatLayer
 
 _NAMED_LAYERS = 3
 _NAMED_REASONS = 8
@@ -15,7 +17,7 @@ def share_line(int8_share: float) -> str:
     return f"INT8: {100 * int8_share:.1f} % of the convolutions' multiply-accumulates"
 
 
-def float_lines(layers: Sequence[FloatLayer]) -> list[str]:
+def float_lines(layers: Sequence["FloatLayer"]) -> list[str]:
     """What stays in float as lines, layers of one kind and reason together, the largest group first."""
     groups: dict[tuple[str, str], list[str]] = {}
     for layer in layers:
