@@ -49,6 +49,8 @@ class PoseEstimator:
             keypoints, scores = pose(image, boxes)
     """
 
+    _opened_device = False  # rather than having got an open session
+
     def __init__(
         self,
         bundle: Path | str,
@@ -66,6 +68,7 @@ class PoseEstimator:
         _check(opened.spec, max_batch, yuv)
         pipeline, self._no_gpu = open_pipeline(opened, name, device, threads, flip_test, yuv)
         self._start(pipeline, name, max_batch)
+        self._opened_device = True
 
     @classmethod
     def from_session(
@@ -198,8 +201,9 @@ class PoseEstimator:
 
     def __del__(self) -> None:
         pipeline = getattr(self, "_pipeline", None)
-        # not closed here: the collector runs in any thread, also in one that is at work with the device
-        if pipeline is not None and pipeline.leaks:
+        # Not closed here: the collector runs in any thread, also in one that is at work with the device. A
+        # session that was there before is its maker's to close.
+        if pipeline is not None and self._opened_device and pipeline.leaks:
             warnings.warn(
                 f"a PoseEstimator on {self._device} was forgotten: what it has on the device stays until the "
                 "process ends. Close it, or use it in a with block.",

@@ -367,7 +367,7 @@ exit $code
 
 @pytest.mark.parametrize(
     ("kilobytes", "file"),
-    [(16, "fp32.onnx"), (44, "fp16.onnx"), (88, "fp32.engine"), (1632, "report.csv|report.png|receipt.json")],
+    [(16, "fp32.onnx"), (44, "fp16.onnx"), (94, "fp32.engine"), (1632, "report.csv|report.png|receipt.json")],
 )
 def test_a_full_disk_is_an_error_and_leaves_no_part_of_a_file(
     options: DeployOptions, tmp_path: Path, kilobytes: int, file: str

@@ -28,12 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 from random_weights import set_random_weights
 from zoo_table import table
 
-SMALL = ("pose_resnext_50_256x192", "pose_resnest_50_256x192", "resnext50-32x4d")
+SMALL = ("pose_resnest_50_256x192", "resnext50-32x4d")  # the backbones and both heads
 SHAPE_ARITHMETIC = {"Shape", "Gather", "Range", "Reshape", "Cast", "Expand", "Concat", "Unsqueeze", "Slice"}
 
 # what the drawings of the networks have; a batch norm, Identity or Shape that is left would show
 OPERATORS = {
-    "pose_resnext_50_256x192": {"Conv": 54, "Relu": 52, "Add": 16, "ConvTranspose": 3, "MaxPool": 1},
     "pose_resnest_50_256x192": {
         "Conv": 88,
         "Relu": 70,

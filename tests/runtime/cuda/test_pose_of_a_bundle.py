@@ -1,5 +1,6 @@
 """Which device a bundle runs on, and what is said where it cannot be the GPU, on the stand-ins."""
 
+import gc
 import json
 import platform
 from collections.abc import Callable
@@ -54,6 +55,17 @@ def test_a_gpu_with_an_engine_is_taken(bundle: Path, cuda) -> None:
         assert (on_cpu.device, on_cpu.no_gpu) == ("cpu", "the CPU was asked for")
         np.testing.assert_allclose(pose(IMAGE, [BOX])[0], on_cpu(IMAGE, [BOX])[0], atol=0.05)
     assert not any(cuda.live().values())
+
+
+def test_a_forgotten_estimator_warns(bundle: Path, cuda) -> None:
+    pose = PoseEstimator(bundle)
+    pipeline = pose._pipeline
+    with pytest.warns(ResourceWarning, match=r"on stand-in device was forgotten.*Close it"):
+        del pose
+    pipeline.close()
+    with PoseEstimator(bundle):
+        pass  # no warning, which would be an error here
+    gc.collect()
 
 
 def test_what_tensorrt_rtx_compiles_is_kept(
